@@ -1,0 +1,136 @@
+//! What the daemon is told: layers, validation, what changed.
+//!
+//! Layers, later ones win: built-in defaults → `tidegate.toml` → `conf.d/*.toml` beside it in name order →
+//! environment `TIDEGATE__SECTION__KEY`. Every error names the key, the layer, the value and what is accepted.
+
+use std::{path::PathBuf, time::Duration};
+
+/// The whole configuration, validated: code that holds one need not check it again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `[gateway]`
+    pub gateway: Gateway,
+    /// `[mqtt]`; without a url the daemon watches, guards and spools, and says `not provisioned`.
+    pub mqtt: Mqtt,
+    /// `[traffic]`
+    pub traffic: Traffic,
+    /// `[spool]`
+    pub spool: Spool,
+    /// `[host]`
+    pub host: Host,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// `[gateway]`: who this is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gateway {
+    /// `[A-Za-z0-9_.-]{1,64}`; default: `tg-` and 12 hex digits derived from the machine id.
+    pub id: String,
+    /// Groups, in the order in which their remote layers apply.
+    pub groups: Vec<String>,
+}
+
+/// `[mqtt]`: how the broker is reached.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mqtt {
+    /// Broker, from `mqtt://host:1883` or `mqtts://host:8883`.
+    pub broker: Option<Broker>,
+    /// CA certificates (PEM) to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// Client certificate chain (PEM).
+    pub cert: Option<PathBuf>,
+    /// Its key (PEM).
+    pub key: Option<PathBuf>,
+    /// User name.
+    pub user: Option<String>,
+    /// File whose first line is the password.
+    pub password_file: Option<PathBuf>,
+    /// Keep-alive.
+    pub keep_alive: Duration,
+    /// Session expiry interval asked of the broker.
+    pub session_expiry: Duration,
+    /// Root of all topics, `tidegate/v1`.
+    pub root: String,
+}
+
+/// Where the broker listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broker {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// `mqtts`.
+    pub tls: bool,
+}
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attach {
+    /// TCX where the kernel has it (6.6), else netlink.
+    #[default]
+    Auto,
+    /// TCX links.
+    Tcx,
+    /// clsact filters by netlink.
+    Netlink,
+}
+
+/// `[traffic]`: what is watched.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Traffic {
+    /// Interface names and globs (`*`, `?`, `[…]`); `!` in front excludes; empty: watch nothing.
+    pub interfaces: Vec<String>,
+    /// Attachment.
+    pub attach: Attach,
+    /// 1 in N packets is sampled; 0 turns sampling off.
+    pub sample_rate: u32,
+    /// Entries of the flow table; default by the machine's memory.
+    pub flow_capacity: Option<u32>,
+    /// How often flows are drained and counters published.
+    pub export_interval: Duration,
+}
+
+/// `[spool] io`.
+pub type SpoolIo = tidegate_spool::IoPreference;
+
+/// `[spool]`: where records wait.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spool {
+    /// Folder; default `$STATE_DIRECTORY/spool`, else `/var/lib/tidegate/spool`.
+    pub dir: PathBuf,
+    /// Backend.
+    pub io: SpoolIo,
+    /// `O_DIRECT`.
+    pub direct: bool,
+    /// Cap on all segment files.
+    pub max_size_bytes: u64,
+    /// Percent of `max_size` that each lane may always hold.
+    pub shares: Shares,
+}
+
+/// `[spool.shares]`, in percent; together at most 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// Stream `event`.
+    pub event: u8,
+    /// Streams `ingest/NAME`.
+    pub ingest: u8,
+    /// Stream `telemetry`.
+    pub telemetry: u8,
+}
+
+/// `[host]`: the machine's own telemetry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Host {
+    /// How often `telemetry/host` is published.
+    pub interval: Duration,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// `tracing` filter directives, `info` by default.
+    pub filter: String,
+}

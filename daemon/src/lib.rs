@@ -1,0 +1,4 @@
+//! tidegate: watch, guard, deliver, be managed.
+
+pub mod config;
+pub mod record;
