@@ -16,6 +16,6 @@
 mod api;
 
 pub use api::{
-    Append, AppendError, Entry, IoPreference, LaneId, LaneOptions, LaneStats, Loss, LossReason,
-    OpenError, Options, Position, ReadError, ReadFrom, Recovery, Spool, Stats, StreamStats,
+    Append, AppendError, Entry, IoPreference, LaneId, LaneOptions, LaneStats, Loss, LossReason, OpenError, Options,
+    Position, ReadError, ReadFrom, Recovery, Spool, Stats, StreamStats,
 };

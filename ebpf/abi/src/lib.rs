@@ -72,8 +72,22 @@ pub mod class {
     pub const TOO_DEEP: u8 = 13;
     /// Names, as they stand in telemetry.
     pub const NAMES: [&str; 16] = [
-        "arp", "non_ip", "ipv4_tcp", "ipv4_udp", "ipv4_icmp", "ipv4_other", "ipv4_fragment", "ipv6_tcp",
-        "ipv6_udp", "ipv6_icmp", "ipv6_other", "ipv6_fragment", "malformed", "too_deep", "reserved14", "reserved15",
+        "arp",
+        "non_ip",
+        "ipv4_tcp",
+        "ipv4_udp",
+        "ipv4_icmp",
+        "ipv4_other",
+        "ipv4_fragment",
+        "ipv6_tcp",
+        "ipv6_udp",
+        "ipv6_icmp",
+        "ipv6_other",
+        "ipv6_fragment",
+        "malformed",
+        "too_deep",
+        "reserved14",
+        "reserved15",
     ];
 }
 
