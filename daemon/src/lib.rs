@@ -1,5 +1,9 @@
 //! tidegate: watch, guard, deliver, be managed.
+//!
+//! Data flows one way: sources → spool → uplink. Read [`app`] first: the daemon's life is one function there.
 
 pub mod config;
+pub mod logging;
+pub mod paths;
 pub mod record;
 pub mod sources;
