@@ -25,7 +25,7 @@ impl FilterHandle {
     ///
     /// The directives cannot be parsed; the old ones stay.
     pub fn set(&self, directives: &str) -> Result<(), ParseError> {
-        let targets = directives.parse()?;
+        let targets = directives.parse::<Targets>()?;
         if let Err(error) = self.0.reload(targets) {
             tracing::warn!(%error, "the log filter was not changed");
         }
