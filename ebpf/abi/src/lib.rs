@@ -7,6 +7,41 @@
 /// Raised with every change of a layout or of the meaning of a field.
 pub const ABI_VERSION: u32 = 1;
 
+/// Names of the maps in the object. The loader sizes [`maps::FLOWS`]; the others have the size they are built with.
+pub mod maps {
+    /// `Array<u32>` that nothing reads: its `max_entries` is the [`ABI_VERSION`](super::ABI_VERSION) the object was
+    /// built with. Map definitions are read before any program is, and a pinned map still tells its size.
+    pub const ABI: &str = "TG_ABI";
+    /// `PerCpuArray<Counters>`, index `slot * ROWS_PER_SLOT + row`: see [`row`](super::row).
+    pub const COUNTERS: &str = "TG_COUNTERS";
+    /// `Array<Slot>`, index `ifindex % SLOT_CACHE`: answers nearly every packet.
+    pub const SLOT_CACHE: &str = "TG_SLOT_CACHE";
+    /// `HashMap<u32, Slot>` by ifindex: asked where the cache holds another interface.
+    pub const SLOT_HASH: &str = "TG_SLOT_HASH";
+    /// `Array<Settings>` of one entry.
+    pub const SETTINGS: &str = "TG_SETTINGS";
+    /// `LruHashMap<FlowKey, FlowValue>`; capacity by the loader.
+    pub const FLOWS: &str = "TG_FLOWS";
+    /// `PerCpuArray<SampleCounters>` of one entry.
+    pub const SAMPLES: &str = "TG_SAMPLES";
+}
+
+/// Names of the programs in the object, all of type `SchedClassifier`.
+pub mod programs {
+    /// Ingress of a link with Ethernet headers.
+    pub const INGRESS: &str = "tidegate_ingress";
+    /// Egress of a link with Ethernet headers.
+    pub const EGRESS: &str = "tidegate_egress";
+    /// Ingress of a link whose packets begin with the IP header (tun, wwan, ppp, wg).
+    pub const IP_INGRESS: &str = "tidegate_ip_ingress";
+    /// Egress of such a link.
+    pub const IP_EGRESS: &str = "tidegate_ip_egress";
+    /// Bench only: draws the addresses of the packet at hand at random and does nothing else.
+    pub const BENCH_EMPTY: &str = "bench_empty";
+    /// Bench only: the same, then what [`INGRESS`] does.
+    pub const BENCH_INGRESS: &str = "bench_ingress";
+}
+
 /// Which way a packet goes, as the interface sees it, and for egress where it came from.
 ///
 /// The rows of one interface in the counter array: `slot * ROWS_PER_SLOT + row`.
@@ -35,24 +70,33 @@ pub mod verdict {
     pub const ALLOW: u8 = 0;
 }
 
-/// Interfaces that have counters of their own; slot 0 is "other".
+/// Interfaces that have counters of their own. Slot 0 is "other": an interface that has none, which the daemon
+/// notices by counters that grow there.
 pub const SLOTS: u32 = 256;
+/// Entries of [`maps::SLOT_CACHE`]. Interfaces are numbered in the order in which they appear, so that two that live
+/// at the same time rarely meet in one entry; where they do, the later one is in [`maps::SLOT_HASH`] alone.
+pub const SLOT_CACHE: u32 = 4096;
+/// Entries of [`maps::FLOWS`] where the loader does not say.
+pub const FLOWS: u32 = 16_384;
+/// The largest [`Settings::sample_rate`]: with it the variances of [`FlowValue`] hold 1 TB of one flow between two
+/// drains.
+pub const MAX_SAMPLE_RATE: u32 = 65_536;
 /// Protocol classes of a counter row.
 pub const CLASSES: usize = 16;
 
 /// Protocol class of a packet: the index into [`Counters::classes`].
 pub mod class {
-    /// ARP.
+    /// ARP, whatever stands in it.
     pub const ARP: u8 = 0;
     /// Any other EtherType that is neither IPv4 nor IPv6.
     pub const NON_IP: u8 = 1;
-    /// TCP over IPv4.
+    /// TCP over IPv4: a first or only fragment.
     pub const IPV4_TCP: u8 = 2;
     /// UDP over IPv4.
     pub const IPV4_UDP: u8 = 3;
     /// ICMP.
     pub const IPV4_ICMP: u8 = 4;
-    /// IPv4 with another protocol.
+    /// IPv4 with another protocol, AH and ESP among them.
     pub const IPV4_OTHER: u8 = 5;
     /// An IPv4 fragment behind the first: it has no ports.
     pub const IPV4_FRAGMENT: u8 = 6;
@@ -62,7 +106,7 @@ pub mod class {
     pub const IPV6_UDP: u8 = 8;
     /// ICMPv6.
     pub const IPV6_ICMP: u8 = 9;
-    /// IPv6 with another protocol, or No Next Header.
+    /// IPv6 with another protocol, ESP among them, or No Next Header.
     pub const IPV6_OTHER: u8 = 10;
     /// An IPv6 fragment behind the first.
     pub const IPV6_FRAGMENT: u8 = 11;
@@ -93,6 +137,10 @@ pub mod class {
 
 /// Packets and bytes. A packet is one wire segment; bytes are those of the Ethernet frames without FCS and
 /// outer VLAN tag (IP bytes where the link has no Ethernet header).
+///
+/// A buffer that the kernel or the card cuts into segments (GSO, GRO) counts as those segments, each with its own
+/// copy of the headers up to the end of TCP's or UDP's. Headers of a tunnel that is segmented as a whole (VXLAN, GRE
+/// offload) are counted once: the buffer does not say how long the inner ones are.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counter {
@@ -120,18 +168,19 @@ pub struct Slot {
     pub slot: u32,
 }
 
-/// Settings that change while the programs run: the one entry of an `Array` map.
+/// Settings that change while the programs run: the one entry of an `Array` map, effective with the next packet.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// One of this many packets is sampled at random; 0 turns sampling off.
+    /// One of this many packets is sampled at random, at most [`MAX_SAMPLE_RATE`]; 0 turns sampling off, forced
+    /// samples included.
     pub sample_rate: u32,
     /// Forced samples (SYN, FIN, RST) a second and CPU.
     pub forced_per_second: u32,
     /// New flows a second and CPU that may enter the flow table.
     pub inserts_per_second: u32,
-    /// Grows with each change, so that a CPU sees that its countdown is of another rate.
-    pub generation: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Key of the flow table. IPv4 addresses stand as `::ffff:a.b.c.d`.
@@ -144,11 +193,11 @@ pub struct FlowKey {
     pub destination: [u8; 16],
     /// Interface.
     pub ifindex: u32,
-    /// Source port, host order; 0 where the protocol has none or the packet is a later fragment.
+    /// Source port, host order; 0 for a later fragment and for all but TCP and UDP.
     pub source_port: u16,
     /// Destination port, host order; for ICMP type * 256 + code.
     pub destination_port: u16,
-    /// IP protocol number of the innermost header read.
+    /// IP protocol number behind the extension headers; of a later fragment what its fragment header names.
     pub protocol: u8,
     /// See [`direction`].
     pub direction: u8,
@@ -159,6 +208,11 @@ pub struct FlowKey {
 }
 
 /// Value of the flow table: sums over the *sampled* packets.
+///
+/// The estimate is that of Horvitz and Thompson: a packet that is sampled with probability p counts 1/p times.
+/// Drawn packets (p = 1 / `sample_rate`) weigh `sample_rate`, forced ones (p = 1) weigh 1, and whether a packet is
+/// forced never depends on the draw; so the expected value of the sums is the true volume. As each packet is
+/// drawn on its own, the variance of a sum is estimated without bias by Σ (weight² − weight) × size².
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowValue {
@@ -170,17 +224,17 @@ pub struct FlowValue {
     pub weight_packets: u64,
     /// Sum of weight × bytes: the estimate of the flow's bytes.
     pub weight_bytes: u64,
-    /// Sum of (weight² − weight) × bytes²/2^16, rounded down per sample: the variance of `weight_bytes`.
-    pub variance_bytes: u64,
-    /// Sum of weight² − weight over samples × segments²: the variance of `weight_packets`.
+    /// Variance of `weight_packets`: sum of (weight² − weight) × segments².
     pub variance_packets: u64,
+    /// Variance of `weight_bytes` / [`VARIANCE_BYTES_UNIT`]: sum of (weight² − weight) × (bytes² / 256, rounded down).
+    pub variance_bytes: u64,
     /// `bpf_ktime_get_boot_ns` of the first sample.
     pub first_ns: u64,
     /// The same of the last.
     pub last_ns: u64,
     /// Samples (buffers) that made this entry.
     pub samples: u32,
-    /// TCP flags seen, ored.
+    /// TCP flags seen, ored: the low byte of an aligned 32-bit word, as the kernel has no narrower atomic.
     pub tcp_flags: u8,
     /// DSCP of the last sample.
     pub dscp: u8,
@@ -190,26 +244,28 @@ pub struct FlowValue {
     pub reserved: u8,
 }
 
+/// What one unit of [`FlowValue::variance_bytes`] stands for, in bytes²: keeps 64 bits enough.
+pub const VARIANCE_BYTES_UNIT: u64 = 256;
+
 /// What a CPU counted beside the interfaces: the one entry of a per-CPU array.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SampleCounters {
-    /// Packets (buffers) that were drawn at random or forced, and handed to the flow table.
+    /// Packets (buffers) that were drawn at random or forced. Those that reached no flow are counted below; what is
+    /// still missing in the table and in what was drained from it, the table evicted.
     pub sampled: u64,
     /// Of them the forced ones.
     pub forced: u64,
     /// SYN, FIN or RST beyond the bound: left to the random draw.
     pub forced_over_limit: u64,
+    /// Samples that made a flow in the table.
+    pub inserted: u64,
     /// Samples whose flow was new while the bound on inserts was reached: not in the table.
     pub inserts_over_limit: u64,
     /// Samples that the table refused for another reason.
     pub insert_failed: u64,
-    /// Samples without an IP header, which the flow table does not hold.
-    pub not_ip: u64,
-    /// Events that found the ring full.
-    pub events_lost: u64,
-    /// Zero.
-    pub reserved: u64,
+    /// Samples that have no flow: ARP, other EtherTypes, malformed and too deep packets.
+    pub no_flow: u64,
 }
 
 /// Types without padding, which may be read from and written to kernel maps as bytes.
@@ -234,5 +290,7 @@ layout! {
     Settings = 16,
     FlowKey = 44,
     FlowValue = 72,
-    SampleCounters = 64,
+    SampleCounters = 56,
 }
+
+const _: () = assert!(core::mem::offset_of!(FlowValue, tcp_flags) % 4 == 0);
