@@ -3,7 +3,45 @@
 //! Layers, later ones win: built-in defaults → `tidegate.toml` → `conf.d/*.toml` beside it in name order →
 //! environment `TIDEGATE__SECTION__KEY`. Every error names the key, the layer, the value and what is accepted.
 
+//!
+//! Operation: [`load`] reads and judges every layer by itself, lets the `config` crate put them over each other,
+//! then checks what keys mean together. [`KEYS`] is the table of all keys that everything else follows;
+//! [`changes`] says what differs between two configurations and what of it needs a restart.
+
+mod broker;
+mod changes;
+mod error;
+mod identity;
+mod keys;
+mod layers;
+mod load;
+mod suggest;
+mod units;
+
 use std::{path::PathBuf, time::Duration};
+
+pub use broker::Broker;
+pub use changes::changes;
+pub use error::{ConfigError, Problem};
+pub use keys::{Effect, KEYS, Key, Kind};
+pub use load::{Environment, Loaded, load};
+pub use units::{NotAUnit, Size, Span};
+
+/// Where the daemon looks when it is not told otherwise.
+pub const DEFAULT_PATH: &str = "/etc/tidegate/tidegate.toml";
+/// Environment variables that begin so are configuration.
+pub const VARIABLE_PREFIX: &str = "TIDEGATE__";
+/// Most that is read of one file: a thousand times what one has, and little for the smallest gateway.
+pub const MAX_FILE_BYTES: u64 = 1 << 20;
+/// Most files in `conf.d`.
+pub const MAX_FILES: usize = 256;
+/// Size of the spool's segment files; the smallest that the format has, so that a full spool gives up little at a time.
+pub const SEGMENT_SIZE_BYTES: u64 = 8 << 20;
+/// Interfaces that are watched by default: wired, wireless, modems and dial-up; no VLAN devices (`!*.*`), bridges
+/// and tunnels, whose frames cross one of the others, too.
+pub const DEFAULT_INTERFACES: &[&str] = &["en*", "eth*", "wl*", "ww*", "ppp*", "usb*", "!*.*"];
+
+const DEFAULT_SPOOL_DIR: &str = "/var/lib/tidegate/spool";
 
 /// The whole configuration, validated: code that holds one need not check it again.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,17 +90,6 @@ pub struct Mqtt {
     pub session_expiry: Duration,
     /// Root of all topics, `tidegate/v1`.
     pub root: String,
-}
-
-/// Where the broker listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Broker {
-    /// Host name or address.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// `mqtts`.
-    pub tls: bool,
 }
 
 /// How programs are attached.
@@ -134,3 +161,43 @@ pub struct Log {
     /// `tracing` filter directives, `info` by default.
     pub filter: String,
 }
+
+impl Config {
+    /// The built-in defaults of a gateway called `id`, as far as they do not depend on the machine.
+    #[must_use]
+    pub fn defaults(id: &str) -> Self {
+        Self {
+            gateway: Gateway { id: id.to_owned(), groups: Vec::new() },
+            mqtt: Mqtt {
+                broker: None,
+                ca: None,
+                cert: None,
+                key: None,
+                user: None,
+                password_file: None,
+                keep_alive: Duration::from_secs(30),
+                session_expiry: Duration::from_hours(7 * 24),
+                root: "tidegate/v1".to_owned(),
+            },
+            traffic: Traffic {
+                interfaces: DEFAULT_INTERFACES.iter().map(ToString::to_string).collect(),
+                attach: Attach::Auto,
+                sample_rate: 1000,
+                flow_capacity: None,
+                export_interval: Duration::from_mins(1),
+            },
+            spool: Spool {
+                dir: DEFAULT_SPOOL_DIR.into(),
+                io: SpoolIo::Auto,
+                direct: false,
+                max_size_bytes: 256 << 20,
+                shares: Shares { event: 10, ingest: 60, telemetry: 30 },
+            },
+            host: Host { interval: Duration::from_mins(1) },
+            log: Log { filter: "info".to_owned() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,571 @@
+//! Every key there is: its name, default, what it accepts, and when a change of it takes effect.
+//!
+//! This table is the one place to add a key: reading, validation, suggestions, `config show`, the differences
+//! between two configurations, the shipped `tidegate.toml` and `docs/configuration.md` all follow it (the last
+//! two by tests that compare them).
+
+use std::{path::PathBuf, time::Duration};
+
+use config::{Value, ValueKind};
+use serde_json::json;
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    Attach, Config, SEGMENT_SIZE_BYTES, SpoolIo,
+    broker::Broker,
+    units::{Size, Span},
+};
+
+/// How a value is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A string.
+    Text,
+    /// A whole number.
+    Integer,
+    /// A whole number, or a word in quotes.
+    IntegerOrText,
+    /// `true` or `false`.
+    Boolean,
+    /// A list of strings.
+    List,
+}
+
+/// When a change takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// At once, while the daemon runs.
+    Live,
+    /// With the next start; until then it is reported as pending.
+    Restart,
+}
+
+/// One key of the configuration.
+#[derive(Debug)]
+pub struct Key {
+    /// `section.key`.
+    pub name: &'static str,
+    /// What it is for, one sentence.
+    pub about: &'static str,
+    /// The default as TOML.
+    pub default: &'static str,
+    /// What may stand there.
+    pub accepted: &'static str,
+    /// When a change takes effect.
+    pub effect: Effect,
+    /// How it is written.
+    pub kind: Kind,
+    pub(super) set: fn(&mut Config, &Value) -> Result<(), Refused>,
+    get: fn(&Config) -> serde_json::Value,
+}
+
+impl Key {
+    /// The value in `config`, as JSON; strings are in the notation of the file ("30s", "256MiB").
+    #[must_use]
+    pub fn get(&self, config: &Config) -> serde_json::Value {
+        (self.get)(config)
+    }
+
+    /// The section, and the key's name in it.
+    #[must_use]
+    pub fn split(&self) -> (&'static str, &'static str) {
+        self.name.rsplit_once('.').unwrap_or(("", self.name))
+    }
+
+    /// The environment variable that sets it: `TIDEGATE__SPOOL__MAX_SIZE`.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("{}{}", super::VARIABLE_PREFIX, self.name.replace('.', "__").to_uppercase())
+    }
+}
+
+/// The key of that name.
+#[must_use]
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The sections, in the order of the table.
+#[must_use]
+pub(super) fn sections() -> Vec<&'static str> {
+    let mut sections: Vec<_> = KEYS.iter().map(|key| key.split().0).collect();
+    sections.dedup();
+    sections
+}
+
+/// A value that is not accepted, with the reason where [`Key::accepted`] does not make it plain.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Refused(pub(super) Option<String>);
+
+impl From<&str> for Refused {
+    fn from(reason: &str) -> Self {
+        Self(Some(reason.to_owned()))
+    }
+}
+
+/// Segments of each lane that must fit for the spool to work at all: the one being written and one that is read.
+const MIN_SEGMENTS: u64 = 2 * 3;
+const MIN_SPOOL_BYTES: u64 = MIN_SEGMENTS * SEGMENT_SIZE_BYTES;
+const MAX_SPOOL_BYTES: u64 = 1 << 40;
+const _: () = assert!(MIN_SPOOL_BYTES == 48 << 20, "the text of spool.max_size says 48MiB");
+
+/// All keys, by section.
+pub static KEYS: &[Key] = &[
+    Key {
+        name: "gateway.id",
+        about: "Who this gateway is, to the broker and in every record. Empty: derived from the machine id.",
+        default: r#""""#,
+        accepted: "1 to 64 of A-Z a-z 0-9 _ . -",
+        effect: Effect::Restart,
+        kind: Kind::Text,
+        set: |config, value| {
+            config.gateway.id = match optional(value)? {
+                Some(id) => identifier(id)?,
+                None => String::new(),
+            };
+            Ok(())
+        },
+        get: |config| json!(config.gateway.id),
+    },
+    Key {
+        name: "gateway.groups",
+        about: "Groups that the gateway belongs to, in the order in which their remote configuration applies.",
+        default: "[]",
+        accepted: "a list of at most 16 different names, each 1 to 64 of A-Z a-z 0-9 _ . -",
+        effect: Effect::Restart,
+        kind: Kind::List,
+        set: |config, value| {
+            config.gateway.groups = list(value, 16)?.into_iter().map(identifier).collect::<Result<_, _>>()?;
+            Ok(())
+        },
+        get: |config| json!(config.gateway.groups),
+    },
+    Key {
+        name: "mqtt.url",
+        about: "The broker. Empty: not provisioned; the gateway watches and spools, and delivers once this is set.",
+        default: r#""""#,
+        accepted: r#""mqtt://HOST[:PORT]" or "mqtts://HOST[:PORT]", HOST a name, an IPv4 address or an IPv6 address in brackets"#,
+        effect: Effect::Live,
+        kind: Kind::Text,
+        set: |config, value| {
+            config.mqtt.broker = optional(value)?.map(Broker::parse).transpose()?;
+            Ok(())
+        },
+        get: |config| json!(config.mqtt.broker.as_ref().map_or_else(String::new, ToString::to_string)),
+    },
+    Key {
+        name: "mqtt.ca",
+        about: "Certificates (PEM) of the authorities to trust. Empty: those of the system.",
+        default: r#""""#,
+        accepted: "an absolute path, with an mqtts:// url",
+        effect: Effect::Live,
+        kind: Kind::Text,
+        set: |config, value| path(value).map(|path| config.mqtt.ca = path),
+        get: |config| path_json(config.mqtt.ca.as_ref()),
+    },
+    Key {
+        name: "mqtt.cert",
+        about: "The gateway's own certificate and chain (PEM), shown to the broker.",
+        default: r#""""#,
+        accepted: "an absolute path, together with mqtt.key and an mqtts:// url",
+        effect: Effect::Live,
+        kind: Kind::Text,
+        set: |config, value| path(value).map(|path| config.mqtt.cert = path),
+        get: |config| path_json(config.mqtt.cert.as_ref()),
+    },
+    Key {
+        name: "mqtt.key",
+        about: "The private key (PEM) of mqtt.cert.",
+        default: r#""""#,
+        accepted: "an absolute path, together with mqtt.cert and an mqtts:// url",
+        effect: Effect::Live,
+        kind: Kind::Text,
+        set: |config, value| path(value).map(|path| config.mqtt.key = path),
+        get: |config| path_json(config.mqtt.key.as_ref()),
+    },
+    Key {
+        name: "mqtt.user",
+        about: "User name at the broker.",
+        default: r#""""#,
+        accepted: "1 to 256 bytes of text without control characters",
+        effect: Effect::Live,
+        kind: Kind::Text,
+        set: |config, value| {
+            config.mqtt.user = match optional(value)? {
+                Some(user) if user.len() <= 256 && !user.chars().any(char::is_control) => Some(user.to_owned()),
+                Some(_) => return Err(Refused::default()),
+                None => None,
+            };
+            Ok(())
+        },
+        get: |config| json!(config.mqtt.user.as_deref().unwrap_or_default()),
+    },
+    Key {
+        name: "mqtt.password_file",
+        about: "File whose first line is the password of mqtt.user.",
+        default: r#""""#,
+        accepted: "an absolute path, together with mqtt.user",
+        effect: Effect::Live,
+        kind: Kind::Text,
+        set: |config, value| path(value).map(|path| config.mqtt.password_file = path),
+        get: |config| path_json(config.mqtt.password_file.as_ref()),
+    },
+    Key {
+        name: "mqtt.keep_alive",
+        about: "Longest silence on the connection before either side asks whether the other is there.",
+        default: r#""30s""#,
+        accepted: r#"a duration of whole seconds from "1s" to "65535s""#,
+        effect: Effect::Live,
+        kind: Kind::Text,
+        set: |config, value| whole_seconds(value, 1, 65_535).map(|span| config.mqtt.keep_alive = span),
+        get: |config| span_json(config.mqtt.keep_alive),
+    },
+    Key {
+        name: "mqtt.session_expiry",
+        about: "How long the broker keeps the session of a gateway that is away.",
+        default: r#""7d""#,
+        accepted: r#"a duration of whole seconds from "0s" to "365d""#,
+        effect: Effect::Live,
+        kind: Kind::Text,
+        set: |config, value| whole_seconds(value, 0, 365 * 86_400).map(|span| config.mqtt.session_expiry = span),
+        get: |config| span_json(config.mqtt.session_expiry),
+    },
+    Key {
+        name: "mqtt.root",
+        about: "What all topics begin with; the gateway's id follows.",
+        default: r#""tidegate/v1""#,
+        accepted: "1 to 128 bytes: levels that are not empty, joined by /, without + # and control characters, and no $ in front",
+        effect: Effect::Live,
+        kind: Kind::Text,
+        set: |config, value| {
+            let root = text(value)?;
+            let level =
+                |level: &str| !level.is_empty() && !level.contains(['+', '#']) && !level.chars().any(char::is_control);
+            // Quotes and backslashes would have to be escaped wherever a topic stands in JSON.
+            if root.len() > 128 || root.starts_with('$') || !root.split('/').all(level) || root.contains(['"', '\\']) {
+                return Err(Refused::default());
+            }
+            root.clone_into(&mut config.mqtt.root);
+            Ok(())
+        },
+        get: |config| json!(config.mqtt.root),
+    },
+    Key {
+        name: "traffic.interfaces",
+        about: "Interfaces to watch, by name or glob; \"!\" in front excludes. [] watches nothing.",
+        default: r#"["en*", "eth*", "wl*", "ww*", "ppp*", "usb*", "!*.*"]"#,
+        accepted: "a list of at most 64 names or globs (*, ?, [abc], [a-z]), each at most 64 bytes without spaces and /",
+        effect: Effect::Live,
+        kind: Kind::List,
+        set: |config, value| {
+            let patterns = list(value, 64)?;
+            for pattern in &patterns {
+                valid_glob(pattern)?;
+            }
+            config.traffic.interfaces = patterns.into_iter().map(ToOwned::to_owned).collect();
+            Ok(())
+        },
+        get: |config| json!(config.traffic.interfaces),
+    },
+    Key {
+        name: "traffic.attach",
+        about: "How programs are attached: TCX needs Linux 6.6, netlink is for older ones.",
+        default: r#""auto""#,
+        accepted: r#""auto", "tcx" or "netlink""#,
+        effect: Effect::Live,
+        kind: Kind::Text,
+        set: |config, value| {
+            config.traffic.attach = match text(value)? {
+                "auto" => Attach::Auto,
+                "tcx" => Attach::Tcx,
+                "netlink" => Attach::Netlink,
+                _ => return Err(Refused::default()),
+            };
+            Ok(())
+        },
+        get: |config| match config.traffic.attach {
+            Attach::Auto => json!("auto"),
+            Attach::Tcx => json!("tcx"),
+            Attach::Netlink => json!("netlink"),
+        },
+    },
+    Key {
+        name: "traffic.sample_rate",
+        about: "One of this many packets is sampled at random for the flows; 0 turns sampling off.",
+        default: "1000",
+        accepted: "a whole number from 0 to 1000000",
+        effect: Effect::Live,
+        kind: Kind::Integer,
+        set: |config, value| integer(value, 0, 1_000_000).map(|rate| config.traffic.sample_rate = rate),
+        get: |config| json!(config.traffic.sample_rate),
+    },
+    Key {
+        name: "traffic.flow_capacity",
+        about: "Flows that the kernel's table holds between two exports; \"auto\" follows the machine's memory.",
+        default: r#""auto""#,
+        accepted: r#""auto" or a whole number from 256 to 1048576"#,
+        effect: Effect::Restart,
+        kind: Kind::IntegerOrText,
+        set: |config, value| {
+            config.traffic.flow_capacity = match &value.kind {
+                ValueKind::String(word) if word == "auto" => None,
+                _ => Some(integer(value, 256, 1 << 20)?),
+            };
+            Ok(())
+        },
+        get: |config| config.traffic.flow_capacity.map_or_else(|| json!("auto"), |capacity| json!(capacity)),
+    },
+    Key {
+        name: "traffic.export_interval",
+        about: "How often flows are drained and counters published.",
+        default: r#""1m""#,
+        accepted: r#"a duration from "1s" to "1h""#,
+        effect: Effect::Live,
+        kind: Kind::Text,
+        set: |config, value| span(value, 1, 3_600).map(|span| config.traffic.export_interval = span),
+        get: |config| span_json(config.traffic.export_interval),
+    },
+    Key {
+        name: "spool.dir",
+        about: "Folder of the spool. Empty: spool in $STATE_DIRECTORY, which systemd sets, else in /var/lib/tidegate.",
+        default: r#""""#,
+        accepted: "an absolute path",
+        effect: Effect::Restart,
+        kind: Kind::Text,
+        set: |config, value| {
+            if let Some(dir) = path(value)? {
+                config.spool.dir = dir;
+            }
+            Ok(())
+        },
+        get: |config| json!(config.spool.dir),
+    },
+    Key {
+        name: "spool.io",
+        about: "How the spool is written: \"auto\" takes io_uring where the kernel grants it, else threads.",
+        default: r#""auto""#,
+        accepted: r#""auto", "uring" or "threads""#,
+        effect: Effect::Restart,
+        kind: Kind::Text,
+        set: |config, value| {
+            config.spool.io = match text(value)? {
+                "auto" => SpoolIo::Auto,
+                "uring" => SpoolIo::Uring,
+                "threads" => SpoolIo::Threads,
+                _ => return Err(Refused::default()),
+            };
+            Ok(())
+        },
+        get: |config| match config.spool.io {
+            SpoolIo::Auto => json!("auto"),
+            SpoolIo::Uring => json!("uring"),
+            SpoolIo::Threads => json!("threads"),
+        },
+    },
+    Key {
+        name: "spool.direct",
+        about: "Write past the page cache (O_DIRECT).",
+        default: "false",
+        accepted: "true or false",
+        effect: Effect::Restart,
+        kind: Kind::Boolean,
+        set: |config, value| {
+            let ValueKind::Boolean(direct) = value.kind else { return Err(Refused::default()) };
+            config.spool.direct = direct;
+            Ok(())
+        },
+        get: |config| json!(config.spool.direct),
+    },
+    Key {
+        name: "spool.max_size",
+        about: "Most that the spool may take on disk; when it is full the oldest of the least important goes first.",
+        default: r#""256MiB""#,
+        accepted: r#"a size from "48MiB" (two segments of 8MiB for each of three streams) to "1TiB""#,
+        effect: Effect::Restart,
+        kind: Kind::Text,
+        set: |config, value| {
+            let Size(bytes) = text(value)?.parse().map_err(|_| Refused::default())?;
+            if !(MIN_SPOOL_BYTES..=MAX_SPOOL_BYTES).contains(&bytes) {
+                return Err(Refused::default());
+            }
+            config.spool.max_size_bytes = bytes;
+            Ok(())
+        },
+        get: |config| json!(Size(config.spool.max_size_bytes).to_string()),
+    },
+    Key {
+        name: "spool.shares.event",
+        about: "Percent of max_size that events may always hold.",
+        default: "10",
+        accepted: "a whole number from 1 to 98; the three shares together at most 100",
+        effect: Effect::Restart,
+        kind: Kind::Integer,
+        set: |config, value| percent(value).map(|share| config.spool.shares.event = share),
+        get: |config| json!(config.spool.shares.event),
+    },
+    Key {
+        name: "spool.shares.ingest",
+        about: "The same for what local programs handed over.",
+        default: "60",
+        accepted: "a whole number from 1 to 98; the three shares together at most 100",
+        effect: Effect::Restart,
+        kind: Kind::Integer,
+        set: |config, value| percent(value).map(|share| config.spool.shares.ingest = share),
+        get: |config| json!(config.spool.shares.ingest),
+    },
+    Key {
+        name: "spool.shares.telemetry",
+        about: "The same for measurements.",
+        default: "30",
+        accepted: "a whole number from 1 to 98; the three shares together at most 100",
+        effect: Effect::Restart,
+        kind: Kind::Integer,
+        set: |config, value| percent(value).map(|share| config.spool.shares.telemetry = share),
+        get: |config| json!(config.spool.shares.telemetry),
+    },
+    Key {
+        name: "host.interval",
+        about: "How often the machine's own load, memory, disks and links are published.",
+        default: r#""1m""#,
+        accepted: r#"a duration from "1s" to "1h""#,
+        effect: Effect::Live,
+        kind: Kind::Text,
+        set: |config, value| span(value, 1, 3_600).map(|span| config.host.interval = span),
+        get: |config| span_json(config.host.interval),
+    },
+    Key {
+        name: "log.filter",
+        about: "What is logged: a level, or levels by module (\"info,tidegate::uplink=debug\").",
+        default: r#""info""#,
+        accepted: r#"a level (error, warn, info, debug, trace, off) or directives such as "info,tidegate::uplink=debug""#,
+        effect: Effect::Live,
+        kind: Kind::Text,
+        set: |config, value| {
+            let filter = text(value)?;
+            EnvFilter::try_new(filter).map_err(|error| Refused(Some(error.to_string())))?;
+            filter.clone_into(&mut config.log.filter);
+            Ok(())
+        },
+        get: |config| json!(config.log.filter),
+    },
+];
+
+fn text(value: &Value) -> Result<&str, Refused> {
+    match &value.kind {
+        ValueKind::String(text) if !text.is_empty() => Ok(text),
+        _ => Err(Refused::default()),
+    }
+}
+
+/// An empty string is as if the key were absent, so that a later layer can take an earlier one's value back.
+fn optional(value: &Value) -> Result<Option<&str>, Refused> {
+    match &value.kind {
+        ValueKind::String(text) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
+        _ => Err(Refused::default()),
+    }
+}
+
+fn identifier(text: &str) -> Result<String, Refused> {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    if matches!(text.len(), 1..=64) && text.bytes().all(valid) { Ok(text.to_owned()) } else { Err(Refused::default()) }
+}
+
+fn path(value: &Value) -> Result<Option<PathBuf>, Refused> {
+    match optional(value)? {
+        Some(path) if path.contains('\0') => Err("a path holds no NUL".into()),
+        Some(path) if path.starts_with('/') => Ok(Some(path.into())),
+        Some(_) => Err("the path is relative".into()),
+        None => Ok(None),
+    }
+}
+
+fn integer(value: &Value, min: u32, max: u32) -> Result<u32, Refused> {
+    let ValueKind::I64(number) = value.kind else { return Err(Refused::default()) };
+    u32::try_from(number).ok().filter(|number| (min..=max).contains(number)).ok_or_else(Refused::default)
+}
+
+fn percent(value: &Value) -> Result<u8, Refused> {
+    integer(value, 1, 98).and_then(|share| u8::try_from(share).map_err(|_| Refused::default()))
+}
+
+fn span(value: &Value, min_s: u64, max_s: u64) -> Result<Duration, Refused> {
+    let Span(span) = text(value)?.parse().map_err(|_| Refused::default())?;
+    let accepted = Duration::from_secs(min_s)..=Duration::from_secs(max_s);
+    if accepted.contains(&span) { Ok(span) } else { Err(Refused::default()) }
+}
+
+/// MQTT carries these as whole seconds.
+fn whole_seconds(value: &Value, min_s: u64, max_s: u64) -> Result<Duration, Refused> {
+    let span = span(value, min_s, max_s)?;
+    if span.subsec_nanos() == 0 { Ok(span) } else { Err(Refused::default()) }
+}
+
+fn list(value: &Value, most: usize) -> Result<Vec<&str>, Refused> {
+    let ValueKind::Array(items) = &value.kind else { return Err(Refused::default()) };
+    let items: Vec<&str> = items.iter().map(text).collect::<Result<_, _>>()?;
+    if items.len() > most {
+        return Err(Refused(Some(format!("it has {} entries", items.len()))));
+    }
+    for (index, item) in items.iter().enumerate() {
+        if items[..index].contains(item) {
+            return Err(Refused(Some(format!("{item} stands there twice"))));
+        }
+    }
+    Ok(items)
+}
+
+fn valid_glob(pattern: &str) -> Result<(), Refused> {
+    let refused = |reason: &str| Refused(Some(format!("{pattern:?} {reason}")));
+    let glob = pattern.strip_prefix('!').unwrap_or(pattern);
+    if glob.is_empty() || pattern.len() > 64 {
+        return Err(refused("is empty or over 64 bytes"));
+    }
+    if glob.starts_with('!') || glob.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control()) {
+        return Err(refused("has a character that no interface name has"));
+    }
+    let mut rest = glob;
+    while let Some((_, class)) = rest.split_once('[') {
+        // As in a shell, a bracket right behind the opening one is a member of the class.
+        let end = class.char_indices().skip(1).find(|(_, c)| *c == ']').map(|(end, _)| end);
+        rest = &class[end.ok_or_else(|| refused("opens a [ that nothing closes"))? + 1..];
+    }
+    if !glob.contains(['*', '?', '[']) && glob.len() > 15 {
+        return Err(refused("is longer than the 15 bytes of an interface name"));
+    }
+    Ok(())
+}
+
+fn path_json(path: Option<&PathBuf>) -> serde_json::Value {
+    json!(path.map(|path| path.to_string_lossy()).unwrap_or_default())
+}
+
+fn span_json(span: Duration) -> serde_json::Value {
+    json!(Span(span).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_grouped_by_section() {
+        let mut names: Vec<_> = KEYS.iter().map(|key| key.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), KEYS.len());
+        let mut unique = sections();
+        unique.sort_unstable();
+        unique.dedup();
+        assert_eq!(unique.len(), sections().len());
+    }
+
+    #[test]
+    fn a_glob_may_hold_classes_and_an_interface_name_has_15_bytes() {
+        for good in ["eth0", "!*.*", "e[nt]*", "a[]]b", "?", "averyverylongname*"] {
+            assert_eq!(valid_glob(good), Ok(()), "{good}");
+        }
+        for bad in ["", "!", "eth 0", "a/b", "a[b", "a[]", "!!x", "averyverylongname"] {
+            assert!(valid_glob(bad).is_err(), "{bad}");
+        }
+    }
+}
