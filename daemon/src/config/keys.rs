@@ -8,7 +8,7 @@ use std::{path::PathBuf, time::Duration};
 
 use config::{Value, ValueKind};
 use serde_json::json;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 use super::{
     Attach, Config, SEGMENT_SIZE_BYTES, SpoolIo,
@@ -442,7 +442,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         set: |config, value| {
             let filter = text(value)?;
-            EnvFilter::try_new(filter).map_err(|error| Refused(Some(error.to_string())))?;
+            filter.parse::<Targets>().map_err(|error| Refused(Some(error.to_string())))?;
             filter.clone_into(&mut config.log.filter);
             Ok(())
         },
