@@ -1,0 +1,54 @@
+//! The body of all entry points.
+
+use aya_ebpf::{bindings::TC_ACT_UNSPEC, programs::TcContext};
+use tidegate_abi::{direction, row};
+
+use crate::{
+    count, flow,
+    headers::{Headers, Link},
+    packet::Packet,
+    sample,
+};
+
+/// The tc hook that a program is attached to. The packet cannot tell: a forwarded one has an `ingress_ifindex` at
+/// egress, too.
+#[derive(Clone, Copy)]
+pub(crate) enum Hook {
+    Ingress,
+    Egress,
+}
+
+impl Hook {
+    /// Row of the packet's counters within its interface's.
+    #[inline(always)]
+    fn row(self, packet: &Packet) -> u32 {
+        match self {
+            Self::Ingress => row::INGRESS,
+            Self::Egress if packet.came_in() => row::EGRESS_FORWARDED,
+            Self::Egress => row::EGRESS_LOCAL,
+        }
+    }
+
+    #[inline(always)]
+    fn direction(self) -> u8 {
+        match self {
+            Self::Ingress => direction::INGRESS,
+            Self::Egress => direction::EGRESS,
+        }
+    }
+}
+
+/// Counts the packet, samples it where it is drawn, and lets it go on.
+#[inline(always)]
+pub(crate) fn observe(context: &TcContext, link: Link, hook: Hook) -> i32 {
+    let packet = Packet::new(context.skb.skb);
+    let mut headers = Headers::default();
+    headers.read(&packet, link);
+    let size = packet.size(&headers);
+    count::count(packet.ifindex(), hook.row(&packet), headers.class, size);
+    let weight = sample::draw(&headers);
+    if weight != 0 {
+        flow::add(&packet, &headers, hook.direction(), size, weight);
+    }
+    TC_ACT_UNSPEC
+}
