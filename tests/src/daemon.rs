@@ -1,0 +1,310 @@
+//! The built daemon, with folders of its own.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
+    time::Duration,
+};
+
+use crate::{
+    Netns, Process, Scratch, eventually,
+    faults::{Disk, Syscalls},
+    process,
+};
+
+/// How a daemon is to run.
+#[derive(Debug, Default)]
+pub struct DaemonBuilder {
+    config: String,
+    mqtt: String,
+    namespace: Option<Netns>,
+    disk: Option<Disk>,
+    refused: Option<Syscalls>,
+    unprivileged: bool,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl DaemonBuilder {
+    /// Tables of `tidegate.toml` besides those that the builder writes: `[gateway]`, `[mqtt]` and `[log]`.
+    #[must_use]
+    pub fn config(mut self, toml: &str) -> Self {
+        self.config.push_str(toml);
+        self.config.push('\n');
+        self
+    }
+
+    /// The broker, plain, on a port of the loopback that the daemon sees.
+    #[must_use]
+    pub fn broker(self, port: u16) -> Self {
+        self.mqtt(&format!("url = \"mqtt://127.0.0.1:{port}\""))
+    }
+
+    /// Lines of `[mqtt]`.
+    #[must_use]
+    pub fn mqtt(mut self, lines: &str) -> Self {
+        self.mqtt.push_str(lines);
+        self.mqtt.push('\n');
+        self
+    }
+
+    /// Inside a network namespace.
+    #[must_use]
+    pub fn inside(mut self, namespace: &Netns) -> Self {
+        self.namespace = Some(namespace.clone());
+        self
+    }
+
+    /// With its state on a disk of its own.
+    #[must_use]
+    pub fn on(mut self, disk: &Disk) -> Self {
+        self.disk = Some(disk.clone());
+        self
+    }
+
+    /// Without some system calls.
+    #[must_use]
+    pub const fn refused(mut self, refused: Syscalls) -> Self {
+        self.refused = Some(refused);
+        self
+    }
+
+    /// As `nobody`, where the test runs as root.
+    #[must_use]
+    pub const fn unprivileged(mut self) -> Self {
+        self.unprivileged = true;
+        self
+    }
+
+    /// A variable of its environment.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((key.into(), value.into()));
+        self
+    }
+
+    /// Starts it and waits until it answers on its control socket.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not answer within 10 seconds, with its log.
+    #[must_use]
+    #[track_caller]
+    pub fn start(self) -> Daemon {
+        let mut daemon = self.prepare();
+        daemon.start_again();
+        daemon
+    }
+
+    /// Makes its folders and its configuration without starting it.
+    ///
+    /// # Panics
+    ///
+    /// Where it has not been built.
+    #[must_use]
+    #[track_caller]
+    pub fn prepare(self) -> Daemon {
+        let scratch = Scratch::new("daemon");
+        let state = self.disk.as_ref().map_or_else(|| scratch.path().join("state"), |disk| disk.path().to_owned());
+        let runtime = scratch.path().join("run");
+        for folder in [&state, &runtime] {
+            std::fs::create_dir_all(folder).expect("the folder is ours");
+            if self.unprivileged {
+                process::give_to_nobody(folder);
+            }
+        }
+        let Self { config, mqtt, .. } = &self;
+        let toml = format!("[gateway]\nid = \"{GATEWAY}\"\n\n[mqtt]\n{mqtt}\n[log]\nfilter = \"debug\"\n\n{config}");
+        let config = scratch.write("tidegate.toml", toml);
+        Daemon { process: None, config, state, runtime, program: program(), how: self, scratch }
+    }
+}
+
+/// Gateway id of every daemon under test.
+const GATEWAY: &str = "gw-test";
+
+/// A daemon under test. Killed when dropped; its log is printed where the test fails.
+#[derive(Debug)]
+pub struct Daemon {
+    // Dropped before the folders that it writes to.
+    process: Option<Process>,
+    config: PathBuf,
+    state: PathBuf,
+    runtime: PathBuf,
+    program: PathBuf,
+    how: DaemonBuilder,
+    scratch: Scratch,
+}
+
+impl Daemon {
+    /// One that is to be described.
+    #[must_use]
+    pub fn builder() -> DaemonBuilder {
+        DaemonBuilder::default()
+    }
+
+    /// Its gateway id.
+    #[must_use]
+    pub const fn id(&self) -> &'static str {
+        GATEWAY
+    }
+
+    /// Its topic `ROOT/ID/BELOW`.
+    #[must_use]
+    pub fn topic(&self, below: &str) -> String {
+        format!("tidegate/v1/{GATEWAY}/{below}")
+    }
+
+    /// Configuration file.
+    #[must_use]
+    pub fn config_file(&self) -> &Path {
+        &self.config
+    }
+
+    /// A folder for the test's own files beside the daemon's.
+    #[must_use]
+    pub const fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// `$STATE_DIRECTORY`, inside the daemon's mounts.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// The spool's folder.
+    #[must_use]
+    pub fn spool(&self) -> PathBuf {
+        self.state.join("spool")
+    }
+
+    /// Ingest socket.
+    #[must_use]
+    pub fn ingest_socket(&self) -> PathBuf {
+        self.runtime.join("ingest.sock")
+    }
+
+    /// Starts it, also after it was killed or stopped, and waits until it answers on its control socket.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not answer within 10 seconds, with its log.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        self.start_only();
+        let what = "the daemon answers on its control socket";
+        eventually(Duration::from_secs(10), what, || {
+            if let Some(status) = self.running().exited() {
+                panic!("the daemon ended at its start: {status}");
+            }
+            self.try_status()
+        });
+    }
+
+    /// Starts it without waiting for anything.
+    #[track_caller]
+    pub fn start_only(&mut self) {
+        let mut command = self.command(&["run"]);
+        command.arg("--config").arg(&self.config);
+        if let Some(namespace) = &self.how.namespace {
+            namespace.confine(&mut command);
+        }
+        if let Some(disk) = &self.how.disk {
+            disk.confine(&mut command);
+        }
+        if self.how.unprivileged {
+            process::run_as_nobody(&mut command);
+        }
+        if let Some(refused) = self.how.refused {
+            refused.refuse(&mut command);
+        }
+        self.process = Some(Process::start("tidegate", command));
+    }
+
+    /// A command of its program, with its folders: `daemon.command(&["status"])`.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments)
+            .env_remove("NOTIFY_SOCKET")
+            .env("STATE_DIRECTORY", &self.state)
+            .env("RUNTIME_DIRECTORY", &self.runtime)
+            .envs(self.how.environment.iter().map(|(key, value)| (key, value)));
+        command
+    }
+
+    /// `tidegate status --json`.
+    ///
+    /// # Panics
+    ///
+    /// Where it is not running, or answers no JSON.
+    #[must_use]
+    #[track_caller]
+    pub fn status(&self) -> serde_json::Value {
+        self.try_status().unwrap_or_else(|error| panic!("tidegate status: {error}"))
+    }
+
+    fn try_status(&self) -> Result<serde_json::Value, String> {
+        let output = self.command(&["status", "--json"]).output().map_err(|error| error.to_string())?;
+        // 1 is "degraded": an answer all the same.
+        if !matches!(output.status.code(), Some(0 | 1)) {
+            return Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()));
+        }
+        serde_json::from_slice(&output.stdout)
+            .map_err(|error| format!("{error} in {:?}", String::from_utf8_lossy(&output.stdout)))
+    }
+
+    /// What it logged since it was last started.
+    #[must_use]
+    pub fn log(&self) -> Vec<String> {
+        self.process.as_ref().map(Process::output).unwrap_or_default()
+    }
+
+    /// Waits for a line of its log that holds `text`.
+    ///
+    /// # Panics
+    ///
+    /// Where none comes in time.
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str, deadline: Duration) {
+        let _line = self.process.as_ref().expect("the daemon runs").wait_for_line(text, deadline);
+    }
+
+    /// The running process.
+    ///
+    /// # Panics
+    ///
+    /// Where it was not started.
+    #[track_caller]
+    pub fn running(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the daemon runs")
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.take();
+    }
+
+    /// SIGTERM; returns how it ended and how long that took. The log stays readable.
+    ///
+    /// # Panics
+    ///
+    /// Where it has not ended by the deadline.
+    #[track_caller]
+    pub fn stop(&mut self, deadline: Duration) -> (ExitStatus, Duration) {
+        self.running().stop(deadline)
+    }
+}
+
+/// The built program: `TIDEGATE_BIN`, or beside the running test (`target/debug/deps/NAME` → `target/debug/tidegate`).
+#[track_caller]
+fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("TIDEGATE_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("/proc is mounted");
+    let found = test.ancestors().skip(1).take(2).map(|folder| folder.join("tidegate")).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("the daemon is not built: `cargo build -p tidegate`, or set TIDEGATE_BIN"))
+}
