@@ -1,6 +1,8 @@
 //! Where records come from. Each source is one file with one `run`: it takes the live configuration, a
 //! [`Sink`] and a shutdown token, publishes its status in a `watch` channel, and returns when it has drained.
 
+pub mod loss;
+
 use tidegate_spool::{Append, AppendError, LaneId, Spool};
 
 use crate::record::{Clock, Record, Stream};
