@@ -1,0 +1,247 @@
+//! A connection against a broker that says what a script tells it, in bytes.
+
+use std::future::Future;
+
+use rumqttc::mqttbytes::v5::Publish;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+
+use super::*;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// CONNACK (MQTT 5, 3.2) with success.
+const ACCEPTED: [u8; 5] = [0x20, 3, 0, 0, 0];
+
+fn options(port: u16) -> Options {
+    Options {
+        client_id: "gw-7".to_owned(),
+        broker: Broker { host: "127.0.0.1".to_owned(), port, tls: false },
+        credentials: tls::Credentials::default(),
+        keep_alive: Duration::from_secs(10),
+        session_expiry: Duration::from_hours(1),
+        will: message("r/gw-7/status", "{}"),
+        inbox: "r/gw-7/echo".to_owned(),
+        max_in_flight: 8,
+    }
+}
+
+fn message(topic: &str, payload: &str) -> Message {
+    Message { topic: topic.to_owned(), payload: Bytes::from(payload.to_owned()) }
+}
+
+/// Reads one packet: first byte and body.
+async fn packet(stream: &mut TcpStream) -> (u8, Vec<u8>) {
+    let first = stream.read_u8().await.unwrap();
+    let (mut length, mut shift) = (0, 0);
+    loop {
+        let byte = stream.read_u8().await.unwrap();
+        length |= usize::from(byte & 0x7f) << shift;
+        shift += 7;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.unwrap();
+    (first, body)
+}
+
+/// The broker reads CONNECT and answers with `answer`, then does what `script` says and keeps the connection.
+async fn against<F: Future<Output = TcpStream> + Send + 'static>(
+    answer: &[u8],
+    script: impl FnOnce(TcpStream) -> F + Send + 'static,
+) -> Result<(Connection, Granted), LinkError> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let answer = answer.to_vec();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert_eq!(packet(&mut stream).await.0, 0x10, "CONNECT comes first");
+        stream.write_all(&answer).await.unwrap();
+        let _held_open = script(stream).await;
+        std::future::pending::<()>().await;
+    });
+    timeout(SOON, Connection::open(options(port))).await.expect("connecting does not hang")
+}
+
+async fn silent(stream: TcpStream) -> TcpStream {
+    stream
+}
+
+/// A PUBLISH at `QoS` 0 to us.
+fn publish_to_us(topic: &str, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x30, u8::try_from(2 + topic.len() + 1 + payload.len()).unwrap(), 0];
+    bytes.push(u8::try_from(topic.len()).unwrap());
+    bytes.extend_from_slice(topic.as_bytes());
+    bytes.push(0);
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// Reads PUBLISH packets for ever and answers each with `reason`.
+async fn answer_publishes(mut stream: TcpStream, reason: u8) -> TcpStream {
+    loop {
+        let (first, body) = packet(&mut stream).await;
+        assert_eq!(first & 0xf6, 0x32, "PUBLISH at QoS 1");
+        let topic_length = usize::from(u16::from_be_bytes([body[0], body[1]]));
+        let id = &body[2 + topic_length..][..2];
+        stream.write_all(&[0x40, 3, id[0], id[1], reason]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_the_broker_still_has_is_taken_up_by_a_new_process() {
+    let (connection, granted) = against(&[0x20, 3, 1, 0, 0], |stream| answer_publishes(stream, 0)).await.unwrap();
+    assert!(granted.session_present);
+    let answer = connection.publish(message("r/gw-7/telemetry/host", "{}"), false).unwrap();
+    assert_eq!(timeout(SOON, answer).await.unwrap(), Outcome::Acknowledged);
+}
+
+#[tokio::test]
+async fn each_publish_gets_its_own_answer() {
+    for (reason, outcome) in [
+        (0x00, Outcome::Acknowledged),
+        (0x10, Outcome::Acknowledged),
+        (0x80, Outcome::Refused(Refusal::Unspecified)),
+        (0x83, Outcome::Refused(Refusal::Unspecified)),
+        (0x87, Outcome::Refused(Refusal::NotAuthorized)),
+        (0x90, Outcome::Refused(Refusal::TopicNameInvalid)),
+        (0x97, Outcome::Refused(Refusal::QuotaExceeded)),
+        (0x99, Outcome::Refused(Refusal::PayloadFormatInvalid)),
+    ] {
+        let (connection, _) = against(&ACCEPTED, move |stream| answer_publishes(stream, reason)).await.unwrap();
+        let answer = connection.publish(message("r/gw-7/event/loss", "{}"), false).unwrap();
+        assert_eq!(timeout(SOON, answer).await.unwrap(), outcome, "reason {reason:#x}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_broker_grants_is_known() {
+    // Receive Maximum 20 (0x21), Maximum Packet Size 1000 (0x27), Retain Available 0 (0x25), Server Keep Alive 5 (0x13).
+    let properties = [0x21, 0, 20, 0x27, 0, 0, 3, 232, 0x25, 0, 0x13, 0, 5];
+    let mut answer = vec![0x20, 3 + 13, 0, 0, 13];
+    answer.extend_from_slice(&properties);
+    let (_connection, granted) = against(&answer, silent).await.unwrap();
+    let expected = Granted {
+        session_present: false,
+        receive_maximum: 20,
+        max_packet_bytes: 1000,
+        retain: false,
+        keep_alive: Duration::from_secs(5),
+    };
+    assert_eq!(granted, expected);
+}
+
+#[tokio::test]
+async fn a_refused_login_says_which_keys_to_look_at() {
+    let error = against(&[0x20, 3, 0, 0x86, 0], silent).await.unwrap_err();
+    assert!(matches!(error, LinkError::Refused(_)));
+    assert!(error.to_string().contains("[mqtt] user and password_file"), "{error}");
+}
+
+#[tokio::test]
+async fn a_broker_of_another_protocol_version_is_named() {
+    let error = against(&[0x20, 3, 0, 0x84, 0], silent).await.unwrap_err();
+    assert!(error.to_string().contains("MQTT version 5"), "{error}");
+}
+
+#[tokio::test]
+async fn a_broker_that_acknowledges_nothing_is_not_used() {
+    let error = against(&[0x20, 5, 0, 0, 2, 0x24, 0], silent).await.unwrap_err();
+    assert!(error.to_string().contains("QoS 0"), "{error}");
+}
+
+#[tokio::test]
+async fn garbage_ends_the_attempt() {
+    for garbage in [&[b'H'; 200][..], &[0x20, 0xff, 0xff, 0xff, 0xff], &[0; 16], &[0x20, 3, 9, 0, 0]] {
+        let error = against(garbage, silent).await.unwrap_err();
+        assert!(matches!(error, LinkError::Protocol(_)), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_packet_beyond_what_we_announced_ends_the_connection_before_it_is_read() {
+    // PUBLISH of 9 MiB: 9,437,184 = 0x80 0x80 0xc0 0x04 as a variable byte integer.
+    let script = |mut stream: TcpStream| async move {
+        stream.write_all(&[0x30, 0x80, 0x80, 0xc0, 0x04, 0, 1, b'a']).await.unwrap();
+        stream
+    };
+    let (mut connection, _) = against(&ACCEPTED, script).await.unwrap();
+    let error = timeout(SOON, connection.next()).await.unwrap().unwrap_err();
+    assert!(matches!(error, LinkError::Protocol(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn the_brokers_farewell_is_passed_on() {
+    let script = |mut stream: TcpStream| async move {
+        stream.write_all(&[0xe0, 2, 0x8b, 0]).await.unwrap();
+        stream
+    };
+    let (mut connection, _) = against(&ACCEPTED, script).await.unwrap();
+    let error = timeout(SOON, connection.next()).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("ServerShuttingDown"), "{error}");
+}
+
+#[tokio::test]
+async fn a_flood_from_the_broker_is_counted_and_dropped() {
+    let script = |mut stream: TcpStream| async move {
+        let foreign = publish_to_us("r/other/x", b"?");
+        let ours = publish_to_us("r/gw-7/echo", b"!");
+        let large = publish_to_us("r/gw-7/echo", &[b'x'; 100]);
+        for _ in 0..100 {
+            stream.write_all(&foreign).await.unwrap();
+            stream.write_all(&ours).await.unwrap();
+            stream.write_all(&large).await.unwrap();
+        }
+        stream
+    };
+    let (mut connection, _) = against(&ACCEPTED, script).await.unwrap();
+    // Nobody takes from the inbox until all came.
+    timeout(SOON, async {
+        while connection.unexpected() < 300 - INBOX_MESSAGES as u64 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("what does not fit is dropped, not waited for");
+    for _ in 0..INBOX_MESSAGES {
+        assert!(connection.next().await.is_ok());
+    }
+    assert_eq!(connection.unexpected(), 300 - INBOX_MESSAGES as u64);
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_leaves_no_publish_without_an_answer() {
+    let script = |mut stream: TcpStream| async move {
+        packet(&mut stream).await;
+        stream.shutdown().await.unwrap();
+        stream
+    };
+    let (mut connection, _) = against(&ACCEPTED, script).await.unwrap();
+    let answer = connection.publish(message("r/gw-7/telemetry/host", "{}"), false).unwrap();
+    assert!(timeout(SOON, connection.next()).await.unwrap().is_err());
+    drop(connection);
+    assert_eq!(timeout(SOON, answer).await.unwrap(), Outcome::Unknown);
+}
+
+#[tokio::test]
+async fn a_topic_that_nobody_may_publish_to_is_told_from_a_closed_connection() {
+    let (connection, _) = against(&ACCEPTED, silent).await.unwrap();
+    assert!(matches!(connection.publish(message("r/gw-7/#", "{}"), false), Err(NotSent::BadTopic)));
+}
+
+#[test]
+fn packet_size_is_the_codecs() {
+    for length in [0, 1, 100, 118, 119, 120, 1000, 16_370, 16_380, 70_000, 2_097_100, 2_097_200] {
+        let message = message("r/gw-7/ingest/meter", &"x".repeat(length));
+        let mut publish = Publish::new(message.topic.clone(), QoS::AtLeastOnce, message.payload.clone(), None);
+        publish.pkid = 1;
+        let mut bytes = bytes::BytesMut::new();
+        Packet::Publish(publish).write(&mut bytes, None).unwrap();
+        assert_eq!(message.packet_bytes(), bytes.len(), "payload of {length}");
+    }
+}
