@@ -7,3 +7,4 @@ pub mod logging;
 pub mod paths;
 pub mod record;
 pub mod sources;
+pub mod uplink;

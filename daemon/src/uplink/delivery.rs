@@ -1,0 +1,443 @@
+//! Takes records from the lanes to the broker, and moves the cursors behind them.
+//!
+//! ```text
+//!   lanes ──► ledger ──► broker ──► acknowledged ───────────────────────► cursor
+//!                          │
+//!                          ├─ refused for now ──► held, sent again after a back-off; its lane waits
+//!                          └─ refused for good ─► event/loss is stored ──► cursor
+//! ```
+//!
+//! Within a lane, records go in order and are pipelined. A record that the broker refuses for now holds its
+//! lane, and what was already under way behind it may arrive before it: the one case in which consumers see a
+//! stream out of order, short of duplicates.
+
+use std::{collections::BTreeMap, mem, pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::stream::FuturesUnordered;
+use tidegate_spool::{Entry, LaneId, Position, Spool};
+use tokio::time::Instant;
+use tracing::{error, warn};
+
+use super::{
+    backoff::Backoff,
+    client::{Connection, Granted, Message, NotSent, Outcome},
+    inflight::{Ledger, Limits, Token},
+    lanes::{LANES, Lanes},
+    refusal::Refusal,
+    status::{Delivered, UplinkStatus},
+    topics::Topics,
+};
+use crate::{
+    record::Record,
+    sources::{Sink, lane, loss::Report},
+};
+
+/// Records with the broker at a time, where it grants as many: at a round trip of 300 ms (LTE with loss) that is
+/// 1,700 records a second. Brokers grant less by default (mosquitto 20).
+pub(super) const MAX_IN_FLIGHT: u16 = 512;
+
+/// Bytes with the broker at a time: with a round trip of 600 ms (satellite) 1.7 MiB/s. Held twice at most, here and
+/// in the write buffer, it also bounds the memory of the connection.
+const MAX_IN_FLIGHT_BYTES: usize = 1 << 20;
+
+/// What a lane may have in the ledger: twice what may be in flight, so that one late answer does not stop it.
+const SPAN: usize = 2 * MAX_IN_FLIGHT as usize;
+
+/// Losses that one batch reports.
+const REPORTS_AT_A_TIME: usize = 64;
+
+/// Between a failed attempt to store reports and the next.
+const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// Answers of the broker that are awaited.
+pub(super) type Answers = FuturesUnordered<Pin<Box<dyn Future<Output = (Sent, Outcome)> + Send>>>;
+
+/// What an answer is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// A record from the spool.
+    Record(Token),
+    /// The birth message.
+    Birth,
+    /// The subscription to our own echo.
+    Subscription,
+    /// The nonce of a round trip.
+    Echo,
+    /// `offline`.
+    Farewell,
+}
+
+/// Publishes, and remembers to wait for the answer.
+pub(super) fn publish(
+    link: &Connection,
+    answers: &Answers,
+    sent: Sent,
+    message: Message,
+    retain: bool,
+) -> Result<(), NotSent> {
+    let answer = link.publish(message, retain)?;
+    answers.push(Box::pin(async move { (sent, answer.await) }));
+    Ok(())
+}
+
+/// The delivery of one connection.
+pub(super) struct Delivery {
+    spool: Spool,
+    sink: Sink,
+    topics: Topics,
+    epoch: [u8; 16],
+    max_packet_bytes: usize,
+    lanes: Lanes,
+    ledger: Ledger<Parcel>,
+    /// Cursors that moved since the spool was told.
+    moved: [Option<Position>; LANES.len()],
+    retries: Retries,
+    losses: Losses,
+    tally: Tally,
+}
+
+/// A record in the ledger.
+#[derive(Debug)]
+struct Parcel {
+    stream: Arc<str>,
+    seq: u64,
+    /// `None` where the stored bytes are no record.
+    message: Option<Message>,
+}
+
+/// Records that the broker refused for now.
+#[derive(Debug, Default)]
+struct Retries {
+    tokens: Vec<Token>,
+    at: Option<Instant>,
+    backoff: Backoff,
+    last_round: Option<Instant>,
+}
+
+/// Records that will never be delivered, until that is on disk.
+#[derive(Default)]
+struct Losses {
+    waiting: Vec<Lost>,
+    at: Option<Instant>,
+    reporting: Option<Reporting>,
+}
+
+type Reporting = Pin<Box<dyn Future<Output = (Vec<Lost>, Result<(), String>)> + Send>>;
+
+#[derive(Clone, Debug)]
+struct Lost {
+    token: Token,
+    stream: Arc<str>,
+    seq: u64,
+    cause: Cause,
+    /// A lost `event/loss` is not reported by another one: a broker that takes none would have us write them for ever.
+    is_report: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Refused(Refusal),
+    Damaged,
+}
+
+/// Counts since they were last added to the status.
+#[derive(Debug, Default)]
+struct Tally {
+    acknowledged: Delivered,
+    refused: BTreeMap<Refusal, u64>,
+    given_up: u64,
+    damaged: u64,
+    last_refusal: Option<Refusal>,
+}
+
+impl Delivery {
+    /// Starts at the cursors: whatever an earlier connection left without an answer goes again.
+    pub(super) fn new(spool: &Spool, sink: Sink, topics: Topics, granted: &Granted) -> Self {
+        let records = usize::from(granted.receive_maximum.min(MAX_IN_FLIGHT));
+        let limits = Limits { records, bytes: MAX_IN_FLIGHT_BYTES, span: SPAN };
+        Self {
+            spool: spool.clone(),
+            sink,
+            topics,
+            epoch: spool.stats().borrow().epoch,
+            max_packet_bytes: granted.max_packet_bytes,
+            lanes: Lanes::open(spool),
+            ledger: Ledger::new(LANES.len(), limits),
+            moved: [None; LANES.len()],
+            retries: Retries::default(),
+            losses: Losses::default(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Sends what is due and what there is room for.
+    ///
+    /// # Errors
+    ///
+    /// [`NotSent::Closed`]: the connection is over.
+    pub(super) fn advance(&mut self, link: &Connection, answers: &Answers, now: Instant) -> Result<(), NotSent> {
+        if self.retries.at.is_some_and(|at| at <= now) {
+            self.send_again(link, answers, now)?;
+        }
+        if self.losses.reporting.is_none() && self.losses.at.is_none_or(|at| at <= now) {
+            self.report_losses();
+        }
+        while let Some((lane, bytes)) = self.lanes.next(|lane| self.ledger.is_open(lane)) {
+            // Not even a smaller record of another lane goes first: it would keep the room from ever coming.
+            if !self.ledger.has_room(bytes) {
+                break;
+            }
+            let Some(entry) = self.lanes.take(lane) else { break };
+            self.send(link, answers, lane, &entry, now)?;
+        }
+        Ok(())
+    }
+
+    fn send(
+        &mut self,
+        link: &Connection,
+        answers: &Answers,
+        lane: LaneId,
+        entry: &Entry,
+        now: Instant,
+    ) -> Result<(), NotSent> {
+        let message = self.topics.message(&self.epoch, entry);
+        let parcel = Parcel { stream: Arc::clone(&entry.stream), seq: entry.seq, message: message.clone() };
+        let token = self.ledger.admit(lane, entry.position, entry.payload.len(), parcel);
+        match message {
+            None => self.give_up(token, Cause::Damaged),
+            Some(message) if message.packet_bytes() > self.max_packet_bytes => {
+                self.refused(token, Refusal::TooLarge, now);
+            }
+            Some(message) => match publish(link, answers, Sent::Record(token), message, false) {
+                Ok(()) => {}
+                Err(NotSent::BadTopic) => self.refused(token, Refusal::TopicNameInvalid, now),
+                Err(NotSent::Closed) => return Err(NotSent::Closed),
+            },
+        }
+        Ok(())
+    }
+
+    /// The broker answered.
+    pub(super) fn answered(&mut self, token: Token, outcome: Outcome, now: Instant) {
+        match outcome {
+            Outcome::Acknowledged => {
+                let delivered = &mut self.tally.acknowledged;
+                *match token.lane {
+                    lane::EVENT => &mut delivered.event,
+                    lane::INGEST => &mut delivered.ingest,
+                    _ => &mut delivered.telemetry,
+                } += 1;
+                self.settle(token);
+            }
+            Outcome::Refused(refusal) => self.refused(token, refusal, now),
+            // The connection is ending; the next one begins at the cursor.
+            Outcome::Unknown => {}
+        }
+    }
+
+    fn settle(&mut self, token: Token) {
+        if let Some(advance) = self.ledger.settle(token) {
+            self.moved[usize::from(token.lane.0)] = Some(advance.position);
+        }
+    }
+
+    fn refused(&mut self, token: Token, refusal: Refusal, now: Instant) {
+        *self.tally.refused.entry(refusal).or_default() += 1;
+        self.tally.last_refusal = Some(refusal);
+        if refusal.is_permanent() {
+            self.give_up(token, Cause::Refused(refusal));
+        } else if self.ledger.hold(token) {
+            self.retries.hold(token, refusal, now);
+        }
+    }
+
+    fn give_up(&mut self, token: Token, cause: Cause) {
+        let Some(parcel) = self.ledger.get(token) else { return };
+        let is_report = parcel.message.as_ref().is_some_and(|message| message.topic.ends_with("/event/loss"));
+        let lost = Lost { token, stream: Arc::clone(&parcel.stream), seq: parcel.seq, cause, is_report };
+        match cause {
+            Cause::Refused(_) => self.tally.given_up += 1,
+            Cause::Damaged => self.tally.damaged += 1,
+        }
+        error!(stream = %lost.stream, seq = lost.seq, ?cause, "a record will never be delivered");
+        if self.ledger.hold(token) {
+            self.losses.waiting.push(lost);
+        }
+    }
+
+    fn send_again(&mut self, link: &Connection, answers: &Answers, now: Instant) -> Result<(), NotSent> {
+        self.retries.at = None;
+        self.retries.last_round = Some(now);
+        // In the lanes' order, which is also each stream's.
+        let mut tokens = mem::take(&mut self.retries.tokens);
+        tokens.sort_unstable();
+        for token in tokens {
+            let Some(message) = self.ledger.get(token).and_then(|parcel| parcel.message.clone()) else { continue };
+            if self.ledger.resend(token) {
+                publish(link, answers, Sent::Record(token), message, false)?;
+            } else {
+                self.retries.tokens.push(token);
+                self.retries.at = Some(now + Duration::from_secs(1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores what is lost, away from here: the disk may take its time.
+    fn report_losses(&mut self) {
+        self.losses.at = None;
+        let count = self.losses.waiting.len().min(REPORTS_AT_A_TIME);
+        if count == 0 {
+            return;
+        }
+        let batch: Vec<_> = self.losses.waiting.drain(..count).collect();
+        let records = reports(&batch, &self.epoch);
+        let sink = self.sink.clone();
+        self.losses.reporting = Some(Box::pin(async move {
+            let stored = if records.is_empty() { Ok(()) } else { sink.put(records).await.map(drop) };
+            (batch, stored.map_err(|error| error.to_string()))
+        }));
+    }
+
+    fn reported(&mut self, batch: Vec<Lost>, stored: Result<(), String>, now: Instant) {
+        match stored {
+            Ok(()) => batch.iter().for_each(|lost| self.settle(lost.token)),
+            Err(error) => {
+                warn!(error, "losses cannot be reported yet; trying again");
+                self.losses.at = Some(now + REPORT_AGAIN_AFTER);
+                self.losses.waiting.splice(0..0, batch);
+            }
+        }
+    }
+
+    /// Waits for new records or for a report to be stored. Cancelling loses nothing.
+    pub(super) async fn ready(&mut self) {
+        let Self { lanes, losses, .. } = self;
+        let (batch, stored) = tokio::select! {
+            () = lanes.filled() => return,
+            done = async { losses.reporting.as_mut().expect("the branch is guarded").await }, if losses.reporting.is_some() => done,
+        };
+        self.losses.reporting = None;
+        self.reported(batch, stored, Instant::now());
+    }
+
+    /// When [`Self::advance`] has something to do even if nothing happens.
+    pub(super) fn wakes_at(&self) -> Option<Instant> {
+        let report_at = self.losses.at.filter(|_| self.losses.reporting.is_none());
+        [self.retries.at, report_at].into_iter().flatten().min()
+    }
+
+    /// Tells the spool how far its cursors may move. Cancelled, it tells it at the next call.
+    pub(super) async fn move_cursors(&mut self) {
+        for (lane, moved) in LANES.into_iter().zip(&mut self.moved) {
+            if let Some(position) = *moved {
+                self.spool.acknowledge(lane, position).await;
+                *moved = None;
+            }
+        }
+    }
+
+    /// Adds what happened since the last call. False where nothing did.
+    pub(super) fn account(&mut self, status: &mut UplinkStatus) -> bool {
+        let before = (status.in_flight, status.held);
+        (status.in_flight, status.held) = (self.ledger.in_flight(), self.ledger.held());
+        let tally = mem::take(&mut self.tally);
+        let Delivered { event, ingest, telemetry } = tally.acknowledged;
+        status.acknowledged.event += event;
+        status.acknowledged.ingest += ingest;
+        status.acknowledged.telemetry += telemetry;
+        status.given_up += tally.given_up;
+        status.damaged += tally.damaged;
+        for (refusal, count) in &tally.refused {
+            *status.refused.entry(*refusal).or_default() += count;
+        }
+        if let Some(refusal) = tally.last_refusal {
+            status.held_reason = Some(refusal.to_string());
+        }
+        if status.held == 0 {
+            status.held_reason = None;
+        }
+        event + ingest + telemetry + tally.given_up + tally.damaged > 0
+            || !tally.refused.is_empty()
+            || before != (status.in_flight, status.held)
+    }
+}
+
+impl Retries {
+    fn hold(&mut self, token: Token, refusal: Refusal, now: Instant) {
+        self.tokens.push(token);
+        if self.at.is_some() {
+            return;
+        }
+        // A refusal comes a round trip after its attempt. One that comes much later is a new trouble.
+        if let Some(last_round) = self.last_round {
+            self.backoff.worked_for(now - last_round);
+        }
+        let wait = self.backoff.failed(fastrand::f64);
+        self.at = Some(now + wait);
+        warn!(%refusal, wait_ms = wait.as_millis(), "the broker refuses records; they wait and go again");
+    }
+}
+
+/// One record for each run of sequences that were lost for the same cause.
+fn reports(lost: &[Lost], epoch: &[u8; 16]) -> Vec<Record> {
+    let mut runs: Vec<(Report<'_>, Cause)> = Vec::new();
+    for Lost { stream, seq, cause, .. } in lost.iter().filter(|lost| !lost.is_report) {
+        if let Some((run, run_cause)) = runs.last_mut()
+            && (run.stream, run.to_seq + 1, *run_cause) == (&**stream, *seq, *cause)
+        {
+            run.to_seq = *seq;
+            continue;
+        }
+        let (reason, detail) = match cause {
+            Cause::Refused(refusal) => ("refused", Some(refusal.to_string())),
+            Cause::Damaged => ("damaged", Some("the stored bytes are no record of this version".to_owned())),
+        };
+        runs.push((Report { stream, from_seq: *seq, to_seq: *seq, reason, detail }, *cause));
+    }
+    runs.iter().map(|(report, _)| report.record(epoch)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uplink::inflight::Advance;
+
+    fn lost(seq: u64, stream: &str, cause: Cause, is_report: bool) -> Lost {
+        let mut ledger = Ledger::new(1, Limits { records: 9, bytes: 9, span: 9 });
+        let token = ledger.admit(LaneId(0), Position { segment: 1, offset: seq }, 1, ());
+        assert!(matches!(ledger.settle(token), Some(Advance { records: 1, .. })));
+        Lost { token, stream: stream.into(), seq, cause, is_report }
+    }
+
+    #[test]
+    fn neighbouring_losses_of_one_cause_make_one_report() {
+        let large = Cause::Refused(Refusal::TooLarge);
+        let batch = [
+            lost(3, "telemetry", large, false),
+            lost(4, "telemetry", large, false),
+            lost(5, "telemetry", Cause::Damaged, false),
+            lost(6, "ingest/a", Cause::Damaged, false),
+            lost(8, "ingest/a", Cause::Damaged, false),
+        ];
+        let ranges: Vec<_> = reports(&batch, &[0; 16])
+            .iter()
+            .map(|record| {
+                let data: serde_json::Value = serde_json::from_slice(&record.data).unwrap();
+                (
+                    data["from_seq"].as_u64().unwrap(),
+                    data["to_seq"].as_u64().unwrap(),
+                    data["reason"].as_str().unwrap().to_owned(),
+                )
+            })
+            .collect();
+        let expected = [(3, 4, "refused"), (5, 5, "damaged"), (6, 6, "damaged"), (8, 8, "damaged")];
+        assert_eq!(ranges, expected.map(|(from, to, reason)| (from, to, reason.to_owned())));
+    }
+
+    #[test]
+    fn a_lost_report_is_not_reported() {
+        assert!(reports(&[lost(1, "event", Cause::Refused(Refusal::TooLarge), true)], &[0; 16]).is_empty());
+    }
+}
