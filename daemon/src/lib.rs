@@ -3,6 +3,7 @@
 //! Data flows one way: sources → spool → uplink. Read [`app`] first: the daemon's life is one function there.
 
 pub mod config;
+pub mod kernel;
 pub mod logging;
 pub mod paths;
 pub mod record;
