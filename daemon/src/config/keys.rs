@@ -8,6 +8,7 @@ use std::{path::PathBuf, time::Duration};
 
 use config::{Value, ValueKind};
 use serde_json::json;
+use tidegate_abi::MAX_SAMPLE_RATE;
 use tracing_subscriber::filter::Targets;
 
 use super::{
@@ -15,6 +16,9 @@ use super::{
     broker::Broker,
     units::{Size, Span},
 };
+use crate::kernel::Patterns;
+
+const _: () = assert!(MAX_SAMPLE_RATE == 65_536, "the text of traffic.sample_rate says so");
 
 /// How a value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,14 +262,11 @@ pub static KEYS: &[Key] = &[
         effect: Effect::Live,
         kind: Kind::List,
         set: |config, value| {
-            let patterns = list(value, 64)?;
-            for pattern in &patterns {
-                valid_glob(pattern)?;
-            }
-            config.traffic.interfaces = patterns.into_iter().map(ToOwned::to_owned).collect();
+            config.traffic.interfaces =
+                Patterns::parse(&list(value, 64)?).map_err(|error| Refused(Some(error.to_string())))?;
             Ok(())
         },
-        get: |config| json!(config.traffic.interfaces),
+        get: |config| json!(config.traffic.interfaces.as_list()),
     },
     Key {
         name: "traffic.attach",
@@ -293,10 +294,10 @@ pub static KEYS: &[Key] = &[
         name: "traffic.sample_rate",
         about: "One of this many packets is sampled at random for the flows; 0 turns sampling off.",
         default: "1000",
-        accepted: "a whole number from 0 to 1000000",
+        accepted: "a whole number from 0 to 65536",
         effect: Effect::Live,
         kind: Kind::Integer,
-        set: |config, value| integer(value, 0, 1_000_000).map(|rate| config.traffic.sample_rate = rate),
+        set: |config, value| integer(value, 0, MAX_SAMPLE_RATE).map(|rate| config.traffic.sample_rate = rate),
         get: |config| json!(config.traffic.sample_rate),
     },
     Key {
@@ -514,27 +515,6 @@ fn list(value: &Value, most: usize) -> Result<Vec<&str>, Refused> {
     Ok(items)
 }
 
-fn valid_glob(pattern: &str) -> Result<(), Refused> {
-    let refused = |reason: &str| Refused(Some(format!("{pattern:?} {reason}")));
-    let glob = pattern.strip_prefix('!').unwrap_or(pattern);
-    if glob.is_empty() || pattern.len() > 64 {
-        return Err(refused("is empty or over 64 bytes"));
-    }
-    if glob.starts_with('!') || glob.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control()) {
-        return Err(refused("has a character that no interface name has"));
-    }
-    let mut rest = glob;
-    while let Some((_, class)) = rest.split_once('[') {
-        // As in a shell, a bracket right behind the opening one is a member of the class.
-        let end = class.char_indices().skip(1).find(|(_, c)| *c == ']').map(|(end, _)| end);
-        rest = &class[end.ok_or_else(|| refused("opens a [ that nothing closes"))? + 1..];
-    }
-    if !glob.contains(['*', '?', '[']) && glob.len() > 15 {
-        return Err(refused("is longer than the 15 bytes of an interface name"));
-    }
-    Ok(())
-}
-
 fn path_json(path: Option<&PathBuf>) -> serde_json::Value {
     json!(path.map(|path| path.to_string_lossy()).unwrap_or_default())
 }
@@ -557,15 +537,5 @@ mod tests {
         unique.sort_unstable();
         unique.dedup();
         assert_eq!(unique.len(), sections().len());
-    }
-
-    #[test]
-    fn a_glob_may_hold_classes_and_an_interface_name_has_15_bytes() {
-        for good in ["eth0", "!*.*", "e[nt]*", "a[]]b", "?", "averyverylongname*"] {
-            assert_eq!(valid_glob(good), Ok(()), "{good}");
-        }
-        for bad in ["", "!", "eth 0", "a/b", "a[b", "a[]", "!!x", "averyverylongname"] {
-            assert!(valid_glob(bad).is_err(), "{bad}");
-        }
     }
 }

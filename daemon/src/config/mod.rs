@@ -27,6 +27,8 @@ pub use keys::{Effect, KEYS, Key, Kind};
 pub use load::{Environment, Loaded, load};
 pub use units::{NotAUnit, Size, Span};
 
+use crate::kernel::Patterns;
+
 /// Where the daemon looks when it is not told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/tidegate/tidegate.toml";
 /// Environment variables that begin so are configuration.
@@ -37,10 +39,6 @@ pub const MAX_FILE_BYTES: u64 = 1 << 20;
 pub const MAX_FILES: usize = 256;
 /// Size of the spool's segment files; the smallest that the format has, so that a full spool gives up little at a time.
 pub const SEGMENT_SIZE_BYTES: u64 = 8 << 20;
-/// Interfaces that are watched by default: wired, wireless, modems and dial-up; no VLAN devices (`!*.*`), bridges
-/// and tunnels, whose frames cross one of the others, too.
-pub const DEFAULT_INTERFACES: &[&str] = &["en*", "eth*", "wl*", "ww*", "ppp*", "usb*", "!*.*"];
-
 const DEFAULT_SPOOL_DIR: &str = "/var/lib/tidegate/spool";
 
 /// The whole configuration, validated: code that holds one need not check it again.
@@ -108,7 +106,7 @@ pub enum Attach {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Traffic {
     /// Interface names and globs (`*`, `?`, `[…]`); `!` in front excludes; empty: watch nothing.
-    pub interfaces: Vec<String>,
+    pub interfaces: Patterns,
     /// Attachment.
     pub attach: Attach,
     /// 1 in N packets is sampled; 0 turns sampling off.
@@ -180,7 +178,7 @@ impl Config {
                 root: "tidegate/v1".to_owned(),
             },
             traffic: Traffic {
-                interfaces: DEFAULT_INTERFACES.iter().map(ToString::to_string).collect(),
+                interfaces: Patterns::ports(),
                 attach: Attach::Auto,
                 sample_rate: 1000,
                 flow_capacity: None,
