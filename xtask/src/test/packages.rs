@@ -1,0 +1,80 @@
+//! Debian packages that the scenarios use.
+
+use std::{
+    io::{BufRead as _, IsTerminal as _, Write as _},
+    path::Path,
+};
+
+use crate::{privilege::Privilege, shell};
+
+/// A package and the program by which it is known to be there.
+const PACKAGES: [(&str, &str); 7] = [
+    ("mosquitto", "mosquitto"),
+    ("mosquitto-clients", "mosquitto_pub"),
+    ("iproute2", "ip"),
+    ("ethtool", "ethtool"),
+    ("openssl", "openssl"),
+    ("e2fsprogs", "mkfs.ext4"),
+    ("util-linux", "losetup"),
+];
+
+/// Installs what is missing; scenarios that need what then still is missing are skipped by themselves.
+pub(crate) fn install(privilege: &Privilege) {
+    let missing: Vec<&str> =
+        PACKAGES.iter().filter(|(_, program)| !installed(program)).map(|(package, _)| *package).collect();
+    if missing.is_empty() {
+        println!("packages: all there");
+        return;
+    }
+    let list = missing.join(" ");
+    if let Privilege::None(_) = privilege {
+        println!("packages missing: {list}; install them with: apt-get install --no-install-recommends {list}");
+        return;
+    }
+    if !installed("apt-get") {
+        println!("packages missing, and no apt-get to install them: {list}");
+        return;
+    }
+    if !agreed(&format!("install with apt-get, services off: {list}?")) {
+        println!("packages left out: {list}");
+        return;
+    }
+    let mut command = privilege.command("sh", &[("DEBIAN_FRONTEND", "noninteractive".to_owned())]);
+    if let Err(error) = shell::run(command.args(["-c", INSTALL, "install"]).args(&missing)) {
+        println!("packages could not be installed: {error}");
+    }
+}
+
+/// Services that come with a package must not start: invoke-rc.d(8) asks `policy-rc.d`, and 101 means no. One
+/// that the machine has already is its administrator's and stays. The trap removes ours at Ctrl-C, too.
+const INSTALL: &str = r#"
+set -eu
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    trap 'exit 130' INT TERM HUP
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+fi
+install() { apt-get install --yes --quiet --no-install-recommends "$@"; }
+install "$@" || { apt-get update --quiet && install "$@"; }
+"#;
+
+fn installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(Into::into))
+        .any(|folder| Path::new(&folder).join(program).is_file())
+}
+
+/// Asks on a terminal; in CI, or without a terminal, whoever gave us the privileges has agreed.
+fn agreed(question: &str) -> bool {
+    if std::env::var_os("CI").is_some() || !std::io::stdin().is_terminal() {
+        println!("{question} yes (no terminal to ask on)");
+        return true;
+    }
+    print!("{question} [Y/n] ");
+    let mut answer = String::new();
+    let read = std::io::stdout().flush().and_then(|()| std::io::stdin().lock().read_line(&mut answer));
+    read.is_ok_and(|count| count > 0) && matches!(answer.trim(), "" | "y" | "Y" | "yes")
+}
