@@ -8,8 +8,8 @@ use tidegate_tests::{Broker, Gateway, Subscriber, Tap, eventually, mqtt::Pki, ne
 fn publish(port: u16, topic: &str, payload: &str) -> bool {
     Command::new("mosquitto_pub")
         .args(["-V", "mqttv5", "-h", "127.0.0.1", "-p", &port.to_string(), "-q", "1", "-t", topic, "-m", payload])
-        .status()
-        .is_ok_and(|status| status.success())
+        .output()
+        .is_ok_and(|output| output.status.success())
 }
 
 #[test]

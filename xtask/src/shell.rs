@@ -3,6 +3,7 @@
 use std::{
     fmt::Display,
     io::{BufRead as _, BufReader, IsTerminal as _, Read},
+    path::Path,
     process::{Command, ExitStatus, Stdio},
     thread,
 };
@@ -29,9 +30,13 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// The command line, to be copied into a shell.
+/// The command line, to be copied into a shell; cargo by its name, wherever it is.
 pub(crate) fn line(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let program = match Path::new(command.get_program()).file_name() {
+        Some(name) if name == "cargo" => name,
+        _ => command.get_program(),
+    };
+    let words = std::iter::once(program).chain(command.get_args());
     words
         .map(|word| {
             let word = word.to_string_lossy();
