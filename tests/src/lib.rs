@@ -40,6 +40,7 @@ mod ingest;
 pub mod mqtt;
 pub mod need;
 pub mod net;
+pub mod probes;
 mod process;
 mod scratch;
 

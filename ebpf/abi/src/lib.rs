@@ -264,7 +264,7 @@ pub struct SampleCounters {
     pub inserts_over_limit: u64,
     /// Samples that the table refused for another reason.
     pub insert_failed: u64,
-    /// Samples that have no flow: ARP, other EtherTypes, malformed and too deep packets.
+    /// Samples that have no flow: ARP, whatever else is not IP, malformed and too deep packets.
     pub no_flow: u64,
 }
 
