@@ -3,6 +3,7 @@
 
 pub mod ingest;
 pub mod loss;
+pub mod traffic;
 
 use std::sync::Arc;
 
