@@ -22,11 +22,13 @@ pub struct DaemonBuilder {
     disk: Option<Disk>,
     refused: Option<Syscalls>,
     unprivileged: bool,
+    log: Option<&'static str>,
     environment: Vec<(OsString, OsString)>,
 }
 
 impl DaemonBuilder {
-    /// Tables of `tidegate.toml` besides those that the builder writes: `[gateway]`, `[mqtt]` and `[log]`.
+    /// Tables of the configuration besides those that the builder writes: `[gateway]`, `[mqtt]` and `[log]`. The
+    /// shipped file is below them.
     #[must_use]
     pub fn config(mut self, toml: &str) -> Self {
         self.config.push_str(toml);
@@ -76,6 +78,13 @@ impl DaemonBuilder {
         self
     }
 
+    /// What it logs; `debug` where this is not called.
+    #[must_use]
+    pub const fn log(mut self, filter: &'static str) -> Self {
+        self.log = Some(filter);
+        self
+    }
+
     /// A variable of its environment.
     #[must_use]
     pub fn env(mut self, key: &str, value: impl Into<OsString>) -> Self {
@@ -113,12 +122,21 @@ impl DaemonBuilder {
                 process::give_to_nobody(folder);
             }
         }
-        let Self { config, mqtt, .. } = &self;
-        let toml = format!("[gateway]\nid = \"{GATEWAY}\"\n\n[mqtt]\n{mqtt}\n[log]\nfilter = \"debug\"\n\n{config}");
-        let config = scratch.write("tidegate.toml", toml);
+        let config = scratch.write("tidegate.toml", SHIPPED);
+        std::fs::create_dir(scratch.path().join("conf.d")).expect("the folder is ours");
+        let overrides = format!(
+            "[gateway]\nid = \"{GATEWAY}\"\n\n[mqtt]\n{}\n[log]\nfilter = \"{}\"\n\n{}",
+            self.mqtt,
+            self.log.unwrap_or("debug"),
+            self.config
+        );
+        scratch.write("conf.d/test.toml", overrides);
         Daemon { process: None, config, state, runtime, program: program(), how: self, scratch }
     }
 }
+
+/// The configuration that users get.
+const SHIPPED: &str = include_str!("../../daemon/tidegate.toml");
 
 /// Gateway id of every daemon under test.
 const GATEWAY: &str = "gw-test";

@@ -2,7 +2,8 @@
 
 use std::{process::Command, time::Duration};
 
-use tidegate_tests::{Broker, Gateway, Subscriber, Tap, eventually, mqtt::Pki, need, requires};
+use rustix::process::Signal;
+use tidegate_tests::{Broker, Gateway, Process, Scratch, Subscriber, Tap, eventually, mqtt::Pki, need, requires};
 
 /// Publishes with QoS 1 through `port` and waits for the acknowledgement.
 fn publish(port: u16, topic: &str, payload: &str) -> bool {
@@ -87,4 +88,52 @@ fn a_broker_inside_a_gateway_is_reached_there_only() {
     assert!(sent.unwrap().success());
     subscriber.wait_for("the message", Duration::from_secs(5), |message| message.topic == "a/b");
     assert!(!publish(broker.port(), "a/b", "c"), "the host's loopback is another one");
+}
+
+/// Not a test of its own: what the next one starts, and interrupts.
+#[test]
+fn part_that_is_interrupted() {
+    if std::env::var_os("TIDEGATE_INTERRUPTED_PART").is_none() {
+        return;
+    }
+    let broker = Broker::start();
+    let subscriber = Subscriber::start(broker.port(), "#");
+    let root = need::root().is_ok() && need::program("ip").is_ok();
+    let net = root.then(Gateway::new);
+    println!("ready {}", net.as_ref().map(|net| net.gateway.path()).unwrap_or_default());
+    std::thread::sleep(Duration::from_mins(10));
+    drop(subscriber);
+}
+
+#[test]
+fn an_interrupted_test_leaves_nothing_behind() {
+    requires!(need::program("mosquitto"));
+    let here = Scratch::new("interrupted");
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "part_that_is_interrupted", "--nocapture"])
+        .env("TIDEGATE_INTERRUPTED_PART", "1")
+        .env("TMPDIR", here.path());
+    let mut part = Process::start("interrupted part", command);
+    part.wait_for_line("ready", Duration::from_secs(20));
+    let children = children(part.pid());
+    assert!(!children.is_empty() && here.path().read_dir().unwrap().count() == 1, "there is something to leave");
+
+    part.signal(Signal::INT);
+    assert_eq!(part.wait(Duration::from_secs(10)).code(), Some(130));
+    assert_eq!(here.path().read_dir().unwrap().count(), 0, "no folder is left");
+    eventually(Duration::from_secs(5), "no child is left", || children.iter().all(|child| is_gone(*child)));
+}
+
+/// Children of all threads of a process (proc(5), `children`).
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map_while(Result::ok);
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|children| children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
+fn is_gone(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
 }

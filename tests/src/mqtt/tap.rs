@@ -63,21 +63,28 @@ const TICK: Duration = Duration::from_millis(50);
 
 impl Tap {
     /// A tap on the loopback where the broker listens.
+    #[must_use]
+    #[track_caller]
+    pub fn before(broker: &Broker) -> Self {
+        Self::before_port(broker.namespace(), broker.port())
+    }
+
+    /// A tap before whatever listens on a loopback port, of the host or of a namespace.
     ///
     /// # Panics
     ///
     /// Where no port is free.
     #[must_use]
     #[track_caller]
-    pub fn before(broker: &Broker) -> Self {
-        let namespace = broker.namespace().cloned();
+    pub fn before_port(namespace: Option<&Netns>, port: u16) -> Self {
+        let namespace = namespace.cloned();
         let listen = || TcpListener::bind(("127.0.0.1", 0));
         let listener = namespace.as_ref().map_or_else(listen, |namespace| namespace.enter(listen));
         let listener = listener.expect("a free loopback port");
-        let port = listener.local_addr().expect("a bound socket has an address").port();
+        let own_port = listener.local_addr().expect("a bound socket has an address").port();
         let shared = Arc::new(Shared {
             namespace,
-            broker: SocketAddr::from(([127, 0, 0, 1], broker.port())),
+            broker: SocketAddr::from(([127, 0, 0, 1], port)),
             notes: Mutex::default(),
             cut: AtomicBool::new(false),
             stop: AtomicBool::new(false),
@@ -86,7 +93,7 @@ impl Tap {
             let shared = Arc::clone(&shared);
             move || accept(&listener, &shared)
         });
-        Self { port, shared, thread: Some(thread) }
+        Self { port: own_port, shared, thread: Some(thread) }
     }
 
     /// Where the client is to connect, on the loopback.

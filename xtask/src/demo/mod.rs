@@ -22,5 +22,7 @@ pub(crate) fn run(once: bool) -> Result<(), String> {
     if let Privilege::None(why) = privilege {
         stage.arg("--unprivileged").arg(why);
     }
-    shell::run(&mut stage).map_err(|error| format!("the demo failed: {error}"))
+    // A Ctrl-C reaches the stage, too: it takes everything down, and this waits for it.
+    ctrlc::set_handler(|| {}).map_err(|error| format!("handle Ctrl-C: {error}"))?;
+    shell::run(&mut stage).map_err(|error| format!("the demo ended early: {error}"))
 }
