@@ -63,7 +63,7 @@ pub struct Append {
 }
 
 /// A place in a lane: just behind one record. Ordered as the log is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     /// Number of the segment, growing by one.
     pub segment: u64,
@@ -117,6 +117,8 @@ pub struct Loss {
     pub from_seq: u64,
     /// Last sequence lost, inclusive.
     pub to_seq: u64,
+    /// Records lost in the range: all of it, unless ranges had to be merged because nobody reported them.
+    pub count: u64,
     /// Why.
     pub reason: LossReason,
 }
@@ -297,7 +299,10 @@ impl Spool {
     }
 
     /// Reads records of a lane in order, up to about `max_bytes` of payload, at least one where one waits.
-    /// Damaged records are skipped (and counted, and become a [`Loss`]). Empty means: none waits.
+    /// Damaged records are skipped (and counted, and become a [`Loss`]). Empty means: none waits, or that
+    /// 65,536 were read ahead of the cursor and have to be acknowledged first.
+    ///
+    /// Payloads are slices of one buffer: holding one of them holds about `max_bytes`.
     ///
     /// # Errors
     ///

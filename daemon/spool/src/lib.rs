@@ -14,6 +14,14 @@
 //! every producer in it gets its answer.
 
 mod api;
+pub mod buffer;
+mod engine;
+mod fault;
+pub mod format;
+mod open;
+pub mod storage;
+#[cfg(test)]
+mod suite;
 
 pub use api::{
     Append, AppendError, Entry, IoPreference, LaneId, LaneOptions, LaneStats, Loss, LossReason, OpenError, Options,
