@@ -18,6 +18,7 @@
 mod actor;
 mod attach;
 mod batch;
+pub mod bench;
 mod cost;
 mod counters;
 mod interfaces;

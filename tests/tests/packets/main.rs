@@ -128,7 +128,7 @@ impl Bench {
         let before = self.counted;
         let no_flow_before = self.probes.samples().no_flow;
         let answer = self.probes.run(hook.program, packet, context, 1);
-        let describe = || format!("{name}, {}, {context:?}, wanted {wanted:?}: {}", hook.program, hex(packet));
+        let describe = || format!("{name}, {}, {context:?}, wanted {wanted:?}: {packet:02x?}", hook.program);
         assert_eq!(answer, TC_ACT_UNSPEC, "{}", describe());
 
         for (row, counted) in (0..).zip(&mut self.counted) {
@@ -189,8 +189,4 @@ fn expected_flow(wanted: &Verdict, direction: u8) -> Option<(FlowKey, FlowValue)
         ..FlowValue::default()
     };
     Some((key, value))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
