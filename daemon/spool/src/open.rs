@@ -3,17 +3,22 @@
 use std::{
     fs::{DirBuilder, File, OpenOptions},
     io::{self, Read as _},
+    ops::ControlFlow,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
     thread,
+    time::Duration,
 };
 
 use rustix::fs::{FlockOperation, flock};
-use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{info, warn};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, timeout_at},
+};
+use tracing::{error, info, warn};
 
 use crate::{
-    api::{Command, IoPreference, LaneOptions, OpenError, Options, Recovery, Spool, Stats},
+    api::{AppendError, Command, IoPreference, LaneOptions, OpenError, Options, Recovery, Spool, Stats},
     engine::{Engine, Entropy, MAX_COMMANDS, payload_limit},
     fault::{At as _, Fault},
     format::{BLOCK_BYTES, MAX_LANE_NAME, MAX_LANES},
@@ -29,6 +34,10 @@ const STACK_BYTES: usize = 256 * 1024;
 
 type Opened = oneshot::Sender<Result<Recovery, OpenError>>;
 
+/// Between two attempts to open a spool that was not to be had: soon, then ever less often.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
 impl Spool {
     /// Opens the spool in `options.dir`, or makes it, and starts its thread.
     ///
@@ -36,21 +45,51 @@ impl Spool {
     ///
     /// See [`OpenError`]. Damaged files are no error: they are set aside, see [`Recovery`].
     pub async fn open(options: Options) -> Result<(Self, Recovery), OpenError> {
+        let (spool, opened) = Self::spawn(options, false).await?;
+        opened.map(|recovery| (spool, recovery))
+    }
+
+    /// The same for a daemon that must not end because of its disk: where the system refuses the folder now, the
+    /// handle comes all the same, appends are answered [`AppendError::Paused`] with the reason (it is in
+    /// [`Stats::paused`], too), and it is tried again until it opens.
+    ///
+    /// # Errors
+    ///
+    /// What waiting does not mend: every [`OpenError`] but [`OpenError::Io`].
+    pub async fn start(options: Options) -> Result<Self, OpenError> {
+        match Self::spawn(options, true).await? {
+            (spool, Ok(_) | Err(OpenError::Io { .. })) => Ok(spool),
+            (_, Err(error)) => Err(error),
+        }
+    }
+
+    async fn spawn(options: Options, patient: bool) -> Result<(Self, Result<Recovery, OpenError>), OpenError> {
         check(&options)?;
         let (commands, queue) = mpsc::channel(MAX_COMMANDS);
         let (stats_sender, stats) = watch::channel(Stats::default());
         let (opened, answer) = oneshot::channel();
         let dir = options.dir.clone();
+        let desk = Desk { queue, stats: stats_sender, opened: Some(opened), patient };
         thread::Builder::new()
             .name("spool".into())
             .stack_size(STACK_BYTES)
-            .spawn(move || run(options, queue, stats_sender, opened))
+            .spawn(move || run(&options, desk))
             .at("spawn the thread of", &dir)?;
         // The thread answers unless it panicked.
         let ended = || Fault { call: "run the thread of", path: dir, source: io::ErrorKind::BrokenPipe.into() };
-        let recovery = answer.await.map_err(|_| ended())??;
-        Ok((Self { commands, stats }, recovery))
+        let opened = answer.await.map_err(|_| ended())?;
+        Ok((Self { commands, stats }, opened))
     }
+}
+
+/// What the thread and its callers share, from one attempt to open to the next.
+struct Desk {
+    queue: mpsc::Receiver<Command>,
+    stats: watch::Sender<Stats>,
+    /// Who waits for the first attempt.
+    opened: Option<Opened>,
+    /// Whether a refusal of the system is waited out.
+    patient: bool,
 }
 
 /// Whether the options can be served.
@@ -89,64 +128,107 @@ fn check(options: &Options) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// The thread: lock, choose, serve.
-fn run(mut options: Options, queue: mpsc::Receiver<Command>, stats: watch::Sender<Stats>, opened: Opened) {
-    let prepared = prepare(&mut options, &stats);
-    let (lock, backend) = match prepared {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            let _caller_gone = opened.send(Err(error));
-            return;
-        }
-    };
-    let entropy = match entropy().at("read", Path::new("/dev/urandom")) {
-        Ok(entropy) => entropy,
-        Err(fault) => {
-            let _caller_gone = opened.send(Err(fault.into()));
-            return;
-        }
-    };
-    let closing = match backend {
-        Backend::Uring => {
-            let mut ring = tokio_uring::builder();
-            ring.entries(uring::ENTRIES);
-            ring.start(serve(Uring, options, entropy, queue, stats, opened))
-        }
-        Backend::Threads => match tokio::runtime::Builder::new_current_thread().enable_time().build() {
-            Ok(runtime) => runtime.block_on(serve(Threads, options, entropy, queue, stats, opened)),
-            Err(source) => {
-                let fault = Fault { call: "start a runtime for", path: options.dir, source };
-                let _caller_gone = opened.send(Err(fault.into()));
-                None
+/// The thread: lock, choose, serve; where that is not to be had, wait and try again.
+fn run(options: &Options, mut desk: Desk) {
+    let mut retry = FIRST_RETRY;
+    loop {
+        let error = match attempt(options.clone(), &mut desk) {
+            Ok(Some(reply)) => {
+                let _caller_gone = reply.send(());
+                return;
             }
-        },
-    };
-    drop(lock);
-    if let Some(reply) = closing {
-        let _caller_gone = reply.send(());
+            Ok(None) => return,
+            Err(error) => error,
+        };
+        let reason = error.to_string();
+        let waits = desk.patient && matches!(error, OpenError::Io { .. } | OpenError::Locked(_));
+        match desk.opened.take() {
+            // The first attempt: another process that has the lock will not go away by itself.
+            Some(opened) => {
+                let waits = waits && !matches!(error, OpenError::Locked(_));
+                let caller_gone = opened.send(Err(error)).is_err();
+                if !waits || caller_gone {
+                    return;
+                }
+                error!(%reason, "the spool cannot be opened; nothing is accepted until it can");
+            }
+            None if !waits => return,
+            None => {}
+        }
+        desk.stats.send_modify(|stats| {
+            stats.paused = Some(reason.clone());
+            stats.max_size_bytes = options.max_size_bytes;
+        });
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return };
+        if runtime.block_on(refuse_for(retry, &mut desk.queue, &reason)).is_break() {
+            return;
+        }
+        retry = (retry * 2).min(LAST_RETRY);
     }
 }
 
-/// Opens on a backend, says how that went, and serves. Returns whom to tell that it is over.
-pub(crate) async fn serve<S: Storage>(
+/// Answers what comes while there is no spool.
+async fn refuse_for(time: Duration, queue: &mut mpsc::Receiver<Command>, reason: &str) -> ControlFlow<()> {
+    let until = Instant::now() + time;
+    loop {
+        // Who no longer waits for an answer needs none.
+        match timeout_at(until, queue.recv()).await {
+            Err(_elapsed) => return ControlFlow::Continue(()),
+            Ok(None) => return ControlFlow::Break(()),
+            Ok(Some(Command::Append { reply, .. })) => {
+                let _ = reply.send(Err(AppendError::Paused(reason.to_owned())));
+            }
+            Ok(Some(Command::Read { reply, .. })) => {
+                let _ = reply.send(Ok(Vec::new()));
+            }
+            Ok(Some(Command::Losses { reply })) => {
+                let _ = reply.send(Vec::new());
+            }
+            Ok(Some(Command::Acknowledge { .. } | Command::LossesReported { .. })) => {}
+            Ok(Some(Command::Close { reply })) => {
+                let _ = reply.send(());
+                return ControlFlow::Break(());
+            }
+        }
+    }
+}
+
+/// One attempt to open and, where it succeeds, the whole service. Returns whom to tell that it is over.
+fn attempt(mut options: Options, desk: &mut Desk) -> Result<Option<oneshot::Sender<()>>, OpenError> {
+    // Held until the service is over.
+    let (_lock, backend) = prepare(&mut options, &desk.stats)?;
+    let entropy = entropy().at("read", Path::new("/dev/urandom"))?;
+    match backend {
+        Backend::Uring => {
+            let mut ring = tokio_uring::builder();
+            ring.entries(uring::ENTRIES);
+            ring.start(serve(Uring, options, entropy, desk))
+        }
+        Backend::Threads => {
+            let dir = options.dir.clone();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_time().build().at("start a runtime for", &dir)?;
+            runtime.block_on(serve(Threads, options, entropy, desk))
+        }
+    }
+}
+
+/// Opens on a backend, says how that went, and serves.
+async fn serve<S: Storage>(
     storage: S,
     options: Options,
     entropy: Entropy,
-    queue: mpsc::Receiver<Command>,
-    stats: watch::Sender<Stats>,
-    opened: Opened,
-) -> Option<oneshot::Sender<()>> {
-    match Engine::open(storage, options, entropy, stats).await {
-        Ok((engine, recovery)) => {
+    desk: &mut Desk,
+) -> Result<Option<oneshot::Sender<()>>, OpenError> {
+    let (engine, recovery) = Engine::open(storage, options, entropy, desk.stats.clone()).await?;
+    match desk.opened.take() {
+        Some(opened) => {
             let _caller_gone = opened.send(Ok(recovery));
-            // Without a caller there is no handle either, and this returns at once, in good order.
-            engine.run(queue).await
         }
-        Err(error) => {
-            let _caller_gone = opened.send(Err(error));
-            None
-        }
+        None => info!(pending_records = recovery.pending_records, "the spool is open now"),
     }
+    // Without a handle this returns at once, in good order.
+    Ok(engine.run(&mut desk.queue).await)
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -126,7 +126,7 @@ pub(crate) struct Engine<S: Storage> {
 impl<S: Storage> Engine<S> {
     /// Serves commands until it is told to close or every handle is gone. Returns whom to tell that it is over, once
     /// the lock is released, too.
-    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Option<oneshot::Sender<()>> {
+    pub(crate) async fn run(mut self, commands: &mut mpsc::Receiver<Command>) -> Option<oneshot::Sender<()>> {
         let mut closing = None;
         while closing.is_none() {
             let deadline = self.deadline();
