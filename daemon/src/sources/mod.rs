@@ -1,6 +1,7 @@
 //! Where records come from. Each source is one file with one `run`: it takes the live configuration, a
 //! [`Sink`] and a shutdown token, publishes its status in a `watch` channel, and returns when it has drained.
 
+pub mod host;
 pub mod ingest;
 pub mod loss;
 pub mod traffic;
