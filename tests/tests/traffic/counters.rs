@@ -82,7 +82,7 @@ fn udp_packets_are_the_datagrams_sent_also_where_a_buffer_holds_many() {
             sender.send(&vec![7; size]);
         }
         // 33 segments of 1,200 bytes and one of 400, and 20 of 10.
-        sender.send_segmented(&[7; 40_000], 1_200);
+        sender.send_segmented(&vec![7; 40_000], 1_200);
         sender.send_segmented(&[7; 200], 10);
         let headers = ETHERNET + ip_header(ipv6) + UDP;
         let sent = Counter { packets: sender.datagrams, bytes: sender.payload_bytes + sender.datagrams * headers };
@@ -147,6 +147,8 @@ fn fragments_behind_the_first_are_a_class_of_their_own() {
 
 #[test]
 fn tagged_and_malformed_frames_are_counted_as_what_they_are() {
+    const IPV4: u16 = 0x0800;
+    const PROFINET: u16 = 0x8892;
     requires!(needs());
     let net = Gateway::new();
     let watcher = Watcher::start(&net.gateway, &["eth0"], Attach::Auto, 1);
@@ -157,8 +159,6 @@ fn tagged_and_malformed_frames_are_counted_as_what_they_are() {
     // Addressed to nobody, so that the gateway counts and then drops them.
     let (to, from) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
     let frame = |tags: &[net::VlanTag], protocol, payload: &[u8]| net::ethernet(to, from, tags, protocol, payload);
-    const IPV4: u16 = 0x0800;
-    const PROFINET: u16 = 0x8892;
     let frames = [
         (10, frame(&[], IPV4, &packet)),
         // The receiving kernel takes the outer tag out of the data.
