@@ -2,10 +2,14 @@
 //!
 //! Data flows one way: sources → spool → uplink. Read [`app`] first: the daemon's life is one function there.
 
+pub mod app;
+pub mod cli;
 pub mod config;
+pub mod control_socket;
 pub mod kernel;
 pub mod logging;
 pub mod paths;
 pub mod record;
 pub mod sources;
+pub mod status;
 pub mod uplink;

@@ -44,7 +44,7 @@ pub fn start(directives: &str) -> Result<FilterHandle, ParseError> {
     match journal() {
         Some(journal) => registry.with(journal).init(),
         None => {
-            registry.with(fmt::layer().with_writer(io::stderr).with_ansi(rustix::termios::isatty(io::stderr()))).init()
+            registry.with(fmt::layer().with_writer(io::stderr).with_ansi(rustix::termios::isatty(io::stderr()))).init();
         }
     }
     Ok(FilterHandle(handle))

@@ -1,1 +1,10 @@
-fn main() {}
+//! The one binary: arguments in, exit status out. Everything else is in the library.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tidegate::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}

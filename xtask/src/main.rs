@@ -3,6 +3,7 @@
 //! It builds as the caller, never as root. Privileges are for built programs only: scenario tests and the
 //! demo's stage run directly where the caller is root, else through `sudo`.
 
+mod bench;
 mod demo;
 mod ebpf;
 mod privilege;
@@ -46,6 +47,11 @@ enum Task {
         #[arg(long, value_name = "TEXT")]
         scenario: Option<String>,
     },
+    /// Measure what tidegate costs, beside what others cost in the same run
+    ///
+    /// traffic: throughput, processor time, packets a second and latency through a gateway, watched by nothing,
+    /// tidegate, softflowd and pmacctd. footprint: binary, start, memory. deliver: records a second to the broker.
+    Bench(bench::Args),
     /// Build the eBPF object and its manifest, which are committed beside their sources
     ///
     /// Needs Debian's compiler with its BPF library and bpf-linker; a plain build of the daemon needs neither.
@@ -60,6 +66,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Demo { once } => demo::run(once),
         Task::Test { scenario } => test::run(scenario.as_deref()),
+        Task::Bench(args) => bench::run(&args),
         Task::Ebpf { check: false } => ebpf::build().map_err(|error| error.to_string()),
         Task::Ebpf { check: true } => ebpf::check().map_err(|error| error.to_string()),
     };

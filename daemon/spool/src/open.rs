@@ -221,11 +221,10 @@ async fn serve<S: Storage>(
     desk: &mut Desk,
 ) -> Result<Option<oneshot::Sender<()>>, OpenError> {
     let (engine, recovery) = Engine::open(storage, options, entropy, desk.stats.clone()).await?;
-    match desk.opened.take() {
-        Some(opened) => {
-            let _caller_gone = opened.send(Ok(recovery));
-        }
-        None => info!(pending_records = recovery.pending_records, "the spool is open now"),
+    if let Some(opened) = desk.opened.take() {
+        let _caller_gone = opened.send(Ok(recovery));
+    } else {
+        info!(pending_records = recovery.pending_records, "the spool is open now");
     }
     // Without a handle this returns at once, in good order.
     Ok(engine.run(&mut desk.queue).await)

@@ -51,7 +51,7 @@ pub(super) struct Args {
     /// What the records are: 1 to 64 of a-z 0-9 _ -, at most 32 different names a gateway
     #[arg(value_name = "NAME", value_parser = name)]
     name: String,
-    /// The daemon's ingest socket [default: ingest.sock in $RUNTIME_DIRECTORY or /run/tidegate]
+    /// The daemon's ingest socket [default: `ingest.sock` in `$RUNTIME_DIRECTORY` or `/run/tidegate`]
     #[arg(long, value_name = "SOCKET")]
     socket: Option<PathBuf>,
     /// At the end, print what was done as one JSON object

@@ -48,6 +48,17 @@ pub enum AttachMode {
     Netlink,
 }
 
+impl AttachMode {
+    /// Name in messages and telemetry.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Netlink => "netlink",
+        }
+    }
+}
+
 /// Why an interface has no programs.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AttachError {

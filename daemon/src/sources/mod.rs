@@ -4,6 +4,7 @@
 pub mod host;
 pub mod ingest;
 pub mod loss;
+pub mod spool;
 pub mod traffic;
 
 use std::sync::Arc;

@@ -1,0 +1,76 @@
+//! The command line: one file a subcommand, each with its `Args` and its `run`.
+//!
+//! Exit status: 0 well, 1 failure (or degraded, for `status`), 2 usage, 3 not running, 78 configuration.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod check_config;
+mod client;
+mod flows;
+mod run;
+mod send;
+mod status;
+mod table;
+
+/// Exit status of a configuration that cannot be used (`EX_CONFIG`, sysexits.h).
+const CONFIG: u8 = 78;
+/// Exit status where no daemon answers.
+const NOT_RUNNING: u8 = 3;
+
+/// Edge gateway daemon: watches traffic with eBPF and delivers telemetry over MQTT from a spool that survives
+/// power cuts.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "\
+Start here:
+  tidegate check-config        is the configuration right, and what is in force?
+  tidegate run                 the daemon, as systemd starts it
+  tidegate status --watch      what it does, and what is wrong, worst first
+
+Exit status: 0 well, 1 failure or degraded, 2 usage, 3 not running, 78 configuration.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where the configuration is.
+#[derive(Clone, Debug, clap::Args)]
+struct ConfigArg {
+    /// Main file; `conf.d/*.toml` beside it and `TIDEGATE__SECTION__KEY` from the environment come on top
+    #[arg(long, value_name = "FILE", default_value = "/etc/tidegate/tidegate.toml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground
+    Run(run::Args),
+    /// Check the configuration and show what is in force
+    CheckConfig(check_config::Args),
+    /// Show what the daemon does, the worst problem first
+    Status(status::Args),
+    /// Show the flows that the kernel's table holds now
+    Flows(flows::Args),
+    /// Measure what tidegate costs on this machine
+    Bench(bench::Args),
+    /// Hand records over to the running daemon
+    Send(send::Args),
+}
+
+impl Cli {
+    /// Runs the command.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Run(args) => run::run(&args),
+            Command::CheckConfig(args) => check_config::run(&args),
+            Command::Status(args) => status::run(&args),
+            Command::Flows(args) => flows::run(&args),
+            Command::Bench(args) => bench::run(&args),
+            Command::Send(args) => send::run(&args),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! `tidegate run`: the daemon.
+
+use std::process::ExitCode;
+
+use super::{ConfigArg, check_config};
+use crate::{
+    app,
+    config::{Environment, load},
+    logging,
+};
+
+/// Run the daemon in the foreground.
+///
+/// It logs to the journal where systemd started it, else to standard error. SIGHUP reads the configuration
+/// again; SIGTERM and SIGINT stop it within 5 seconds.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+pub(super) fn run(args: &Args) -> ExitCode {
+    let loaded = match load(&args.config.config, &Environment::of_process()) {
+        Ok(loaded) => loaded,
+        Err(errors) => return check_config::report(&errors),
+    };
+    let filter = match logging::start(&loaded.config.log.filter) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("error: [log] filter: {error}");
+            return ExitCode::from(super::CONFIG);
+        }
+    };
+    // One worker for each CPU that we may use (the affinity mask and the cgroup's quota count); more than
+    // four would only cost memory: the work between the spool and a socket does not spread further.
+    let workers = std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(4));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name("tidegate")
+        .enable_all()
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => {
+            let ended = runtime.block_on(app::run(&args.config.config, loaded, filter));
+            // What still hangs after the drain has had its time.
+            runtime.shutdown_background();
+            ended
+        }
+        Err(error) => Err(app::StartError::Runtime(error)),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "tidegate cannot start");
+            ExitCode::FAILURE
+        }
+    }
+}

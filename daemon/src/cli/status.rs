@@ -1,0 +1,259 @@
+//! `tidegate status`: one screen, the worst problem first.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::{
+    client::SocketArg,
+    flows,
+    table::{self, Table},
+};
+use crate::control_socket::Get;
+
+/// Show what the daemon does, the worst problem first.
+///
+/// Exit status: 0 nothing is wrong, 1 something is, 3 the daemon does not run.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  tidegate status                                  one screen
+  tidegate status --watch                          the same, kept up to date
+  tidegate status --json | jq .uplink.state        for programs
+  tidegate status --quiet || mail-somebody         for scripts")]
+pub(super) struct Args {
+    /// Keep the screen up to date until Ctrl-C
+    #[arg(long, short, conflicts_with = "quiet")]
+    watch: bool,
+    /// Seconds between two screens
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    interval: u64,
+    /// The whole status as one JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Only the exit status
+    #[arg(long, short, conflicts_with = "json")]
+    quiet: bool,
+    #[command(flatten)]
+    socket: SocketArg,
+}
+
+pub(super) fn run(args: &Args) -> ExitCode {
+    loop {
+        let status = match ask(args) {
+            Ok(status) => status,
+            Err(_) if args.watch => {
+                // A daemon that restarts comes back; a person who watches waits for it.
+                thread::sleep(Duration::from_secs(args.interval));
+                continue;
+            }
+            Err(code) => return code,
+        };
+        if let Err(error) = show(args, &status) {
+            // A closed pipe is how `| head` ends us.
+            return if error.kind() == io::ErrorKind::BrokenPipe { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+        if !args.watch {
+            return if status["ok"] == true { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+        thread::sleep(Duration::from_secs(args.interval));
+    }
+}
+
+fn ask(args: &Args) -> Result<Value, ExitCode> {
+    let mut lines = args.socket.ask(Get::Status).map_err(|error| error.report())?;
+    let line = match lines.next() {
+        Some(Ok(line)) => line,
+        Some(Err(error)) => return Err(failed(&error)),
+        None => return Err(failed(&"it closed the connection without an answer; too many clients are connected")),
+    };
+    serde_json::from_str(&line).map_err(|error| failed(&error))
+}
+
+fn failed(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("asking the daemon: {error}");
+    ExitCode::FAILURE
+}
+
+fn show(args: &Args, status: &Value) -> io::Result<()> {
+    let mut out = anstream::stdout().lock();
+    if args.quiet {
+        return Ok(());
+    }
+    if args.json {
+        writeln!(out, "{status}")?;
+    } else {
+        if args.watch && io::stdout().is_terminal() {
+            // Home and clear: the screen stays where it is instead of scrolling by.
+            write!(out, "\x1b[H\x1b[2J")?;
+        }
+        write!(out, "{}", screen(status))?;
+    }
+    out.flush()
+}
+
+const BAD: anstyle::Style = anstyle::AnsiColor::Red.on_default().bold();
+const WARN: anstyle::Style = anstyle::AnsiColor::Yellow.on_default();
+const GOOD: anstyle::Style = anstyle::AnsiColor::Green.on_default();
+const HEAD: anstyle::Style = anstyle::Style::new().bold();
+
+/// One screen of text. Its first line is the worst problem and the next step, or that all is well.
+fn screen(status: &Value) -> String {
+    let problems: Vec<String> = list(&status["problems"])
+        .map(|problem| {
+            let style = if problem["severity"] == "degraded" { WARN } else { BAD };
+            format!("{style}{}{style:#}\n  → {}\n", text(&problem["what"]), text(&problem["next_step"]))
+        })
+        .collect();
+    let headline = if problems.is_empty() { format!("{GOOD}all is well{GOOD:#}\n") } else { problems.concat() };
+    let identity = format!(
+        "gateway {}, tidegate {}, up {}",
+        text(&status["gateway"]),
+        text(&status["version"]),
+        table::span(number(&status["up_s"]))
+    );
+    [headline, format!("\n{HEAD}{identity}{HEAD:#}\n"), uplink(status), spool(status), ingest(status), traffic(status)]
+        .concat()
+}
+
+fn uplink(status: &Value) -> String {
+    let uplink = &status["uplink"];
+    let now = number(&status["ts_ms"]);
+    let mut line = format!("\n{HEAD}uplink{HEAD:#}   {}", text(&uplink["state"]));
+    if let Some(broker) = uplink["broker"].as_str() {
+        line += &format!(" {}", table::printable(broker));
+    }
+    if let Some(since) = uplink["since_ts_ms"].as_u64().filter(|since| *since > 0) {
+        line += &format!(" for {}", table::span(now.saturating_sub(since) / 1000));
+    }
+    if let Some(milliseconds) = uplink["round_trip_ms"].as_f64() {
+        line += &format!(", round trip {milliseconds:.1} ms");
+    }
+    if let Some(at) = uplink["next_attempt_ts_ms"].as_u64() {
+        line += &format!(", next attempt in {}", table::span(at.saturating_sub(now) / 1000));
+    }
+    let delivered: u64 =
+        ["event", "ingest", "telemetry"].iter().map(|lane| number(&uplink["acknowledged"][*lane])).sum();
+    format!(
+        "{line}\n         {} delivered, {} in flight, {} reconnects\n",
+        table::count(delivered),
+        number(&uplink["in_flight"]),
+        number(&uplink["reconnects"])
+    )
+}
+
+fn spool(status: &Value) -> String {
+    let spool = &status["spool"];
+    let mut block = format!(
+        "\n{HEAD}spool{HEAD:#}    {} of {}, {} waiting, {} lost, {}{}\n",
+        table::bytes(number(&spool["bytes"])),
+        table::bytes(number(&spool["max_size_bytes"])),
+        table::count(number(&spool["pending_records"])),
+        table::count(number(&spool["lost"])),
+        text(&spool["io"]),
+        if spool["direct"] == true { " direct" } else { "" },
+    );
+    if let Some(reason) = spool["io_reason"].as_str() {
+        block += &format!("         {}\n", table::printable(reason));
+    }
+    let now = number(&status["ts_ms"]);
+    let mut lanes = Table::new(["lane", ">waiting", ">on disk", "oldest"]);
+    for lane in list(&spool["lanes"]) {
+        let oldest = lane["oldest_ts_ms"].as_u64().map(|at| table::span(now.saturating_sub(at) / 1000));
+        lanes.row([
+            text(&lane["name"]),
+            table::count(number(&lane["pending_records"])),
+            table::bytes(number(&lane["bytes"])),
+            oldest.unwrap_or_default(),
+        ]);
+    }
+    block + &lanes.render("         ")
+}
+
+fn ingest(status: &Value) -> String {
+    let ingest = &status["ingest"];
+    let refused: u64 = ingest["refused"].as_object().map_or(0, |kinds| kinds.values().map(number).sum());
+    format!(
+        "\n{HEAD}ingest{HEAD:#}   {} accepted, {} refused, {} connections\n",
+        table::count(number(&ingest["accepted"])),
+        table::count(refused),
+        number(&ingest["connections"])
+    )
+}
+
+fn traffic(status: &Value) -> String {
+    let traffic = &status["traffic"];
+    let samples = &traffic["samples"];
+    let rate = number(&traffic["sample_rate"]);
+    let sampling = if rate == 0 { "sampling off".to_owned() } else { format!("sampling 1 in {rate}") };
+    let mut block = format!(
+        "\n{HEAD}traffic{HEAD:#}  {}, {} packets, {sampling}, {} samples, {} lost\n",
+        table::bits_per_second(8.0 * traffic["total"]["bytes_per_second"].as_f64().unwrap_or_default()),
+        table::count(number(&traffic["total"]["packets"])),
+        table::count(number(&samples["taken"])),
+        table::count(number(&samples["lost"])),
+    );
+    let mut interfaces = Table::new(["interface", ">in", ">out", ">packets in", ">packets out"]);
+    for interface in list(&traffic["interfaces"]) {
+        let rate =
+            |way: &str| table::bits_per_second(8.0 * interface[way]["bytes_per_second"].as_f64().unwrap_or_default());
+        interfaces.row([
+            text(&interface["interface"]),
+            rate("ingress"),
+            rate("egress"),
+            table::count(number(&interface["ingress"]["packets"])),
+            table::count(number(&interface["egress"]["packets"])),
+        ]);
+    }
+    if !interfaces.is_empty() {
+        block += &interfaces.render("         ");
+    }
+    let top: Vec<&Value> = list(&traffic["top_flows"]).collect();
+    if !top.is_empty() {
+        block += &format!("\n{HEAD}top flows of the last export{HEAD:#}\n");
+        block += &flows::as_table(top).render("         ");
+    }
+    block
+}
+
+pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+pub(super) fn text(value: &Value) -> String {
+    table::printable(value.as_str().unwrap_or_default())
+}
+
+pub(super) fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_first_line_is_the_worst_problem_and_the_second_the_next_step() {
+        let status = json!({ "problems": [
+            { "severity": "loss", "what": "the spool accepts nothing: full\u{1b}[2J", "next_step": "free space" },
+            { "severity": "degraded", "what": "less bad", "next_step": "wait" },
+        ]});
+        let screen = anstream::adapter::strip_str(&screen(&status)).to_string();
+        let mut lines = screen.lines();
+        assert_eq!(lines.next(), Some("the spool accepts nothing: full\u{fffd}[2J"));
+        assert_eq!(lines.next(), Some("  → free space"));
+    }
+
+    #[test]
+    fn a_status_of_a_younger_daemon_is_shown_as_far_as_it_is_known() {
+        let screen = screen(&json!({ "problems": [], "gateway": "gw-7" }));
+        assert!(screen.contains("all is well") && screen.contains("gateway gw-7"));
+    }
+}

@@ -1,0 +1,228 @@
+//! What the daemon does and what is wrong, composed from what each part publishes.
+//!
+//! Each part has a `watch` channel of its own and knows nothing of the others; the [`Board`] reads them all at the
+//! moment someone asks.
+
+mod problems;
+mod spool;
+
+use std::{collections::BTreeMap, process, sync::Arc, time::Instant};
+
+use serde::Serialize;
+use tidegate_spool::{Spool, Stats};
+use tokio::sync::watch;
+
+pub use self::{
+    problems::{Problem, Severity, problems},
+    spool::SpoolStatus,
+};
+use crate::{
+    config::Config,
+    kernel::Kernel,
+    record::{Clock, Uuid},
+    sources::{host::HostStatus, ingest::IngestStatus, traffic::TrafficStatus},
+    uplink::{Feature, Features, UplinkStatus},
+};
+
+/// Everything at one moment: the answer to `{"get":"status"}`.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Status {
+    /// Whether nothing is wrong.
+    pub ok: bool,
+    /// What is wrong, the worst first.
+    pub problems: Vec<Problem>,
+    /// Version of the daemon.
+    pub version: &'static str,
+    /// Gateway id.
+    pub gateway: String,
+    /// Boot id.
+    pub boot: String,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since the daemon started.
+    pub up_s: u64,
+    /// Wall clock now, milliseconds since 1970.
+    pub ts_ms: u64,
+    /// Whether the wall clock has been set.
+    pub clock_synced: bool,
+    /// The configuration that runs, against the files.
+    pub configuration: Reload,
+    /// The broker.
+    pub uplink: UplinkStatus,
+    /// Records on disk.
+    pub spool: SpoolStatus,
+    /// Watching.
+    pub traffic: TrafficStatus,
+    /// The machine's own telemetry.
+    pub host: HostStatus,
+    /// Records from local programs.
+    pub ingest: IngestStatus,
+}
+
+/// What became of the last reading of the local configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum Reload {
+    /// It runs.
+    Running {
+        /// Changed keys that take effect with the next start only.
+        pending_restart: Vec<&'static str>,
+    },
+    /// It is wrong; the one before runs.
+    Refused {
+        /// What is wrong with it.
+        errors: Vec<String>,
+    },
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self::Running { pending_restart: Vec::new() }
+    }
+}
+
+/// Where the parts publish, each through its own sender.
+#[derive(Debug)]
+pub struct Publishers {
+    /// For the uplink.
+    pub uplink: watch::Sender<UplinkStatus>,
+    /// For the traffic source.
+    pub traffic: watch::Sender<TrafficStatus>,
+    /// For the host source.
+    pub host: watch::Sender<HostStatus>,
+    /// For the ingest source.
+    pub ingest: watch::Sender<IngestStatus>,
+    /// For the wiring.
+    pub reload: watch::Sender<Reload>,
+}
+
+/// Reads what the parts publish.
+#[derive(Clone, Debug)]
+pub struct Board {
+    started: Instant,
+    clock: Clock,
+    config: watch::Receiver<Arc<Config>>,
+    reload: watch::Receiver<Reload>,
+    uplink: watch::Receiver<UplinkStatus>,
+    spool: watch::Receiver<Stats>,
+    traffic: watch::Receiver<TrafficStatus>,
+    host: watch::Receiver<HostStatus>,
+    ingest: watch::Receiver<IngestStatus>,
+    kernel: Kernel,
+}
+
+impl Board {
+    /// A board, and the senders for the parts that it shows.
+    #[must_use]
+    pub fn new(
+        config: watch::Receiver<Arc<Config>>,
+        clock: Clock,
+        spool: &Spool,
+        kernel: Kernel,
+    ) -> (Self, Publishers) {
+        let (uplink_sender, uplink) = watch::channel(UplinkStatus::default());
+        let (traffic_sender, traffic) = watch::channel(TrafficStatus::default());
+        let (host_sender, host) = watch::channel(HostStatus::default());
+        let (ingest_sender, ingest) = watch::channel(IngestStatus::default());
+        let (reload_sender, reload) = watch::channel(Reload::default());
+        let board = Self {
+            started: Instant::now(),
+            clock,
+            config,
+            reload,
+            uplink,
+            spool: spool.stats(),
+            traffic,
+            host,
+            ingest,
+            kernel,
+        };
+        let publishers = Publishers {
+            uplink: uplink_sender,
+            traffic: traffic_sender,
+            host: host_sender,
+            ingest: ingest_sender,
+            reload: reload_sender,
+        };
+        (board, publishers)
+    }
+
+    /// Everything at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Status {
+        let now = self.clock.now();
+        let mut status = Status {
+            ok: false,
+            problems: Vec::new(),
+            version: env!("CARGO_PKG_VERSION"),
+            gateway: self.config.borrow().gateway.id.clone(),
+            boot: Uuid(self.clock.boot()).to_string(),
+            pid: process::id(),
+            up_s: self.started.elapsed().as_secs(),
+            ts_ms: now.ts_ms,
+            clock_synced: now.synced,
+            configuration: self.reload.borrow().clone(),
+            uplink: self.uplink.borrow().clone(),
+            spool: SpoolStatus::from(&*self.spool.borrow()),
+            traffic: self.traffic.borrow().clone(),
+            host: self.host.borrow().clone(),
+            ingest: self.ingest.borrow().clone(),
+        };
+        status.problems = problems(&status);
+        status.ok = status.problems.is_empty();
+        status
+    }
+
+    /// Names of the watched interfaces, by index.
+    #[must_use]
+    pub fn interface_names(&self) -> BTreeMap<u32, String> {
+        let traffic = self.traffic.borrow();
+        traffic.interfaces.iter().map(|interface| (interface.ifindex, interface.interface.clone())).collect()
+    }
+
+    /// The kernel side, for what is streamed rather than published.
+    #[must_use]
+    pub const fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// Keeps the features of the birth message up to date: what works, and in which way or why not.
+    pub async fn announce(mut self, features: watch::Sender<Features>) {
+        loop {
+            let now = self.features();
+            features.send_if_modified(|old| {
+                let changed = *old != now;
+                *old = now;
+                changed
+            });
+            let changed = tokio::select! {
+                changed = self.traffic.changed() => changed.is_ok(),
+                changed = self.spool.changed() => changed.is_ok(),
+            };
+            if !changed {
+                return;
+            }
+        }
+    }
+
+    fn features(&mut self) -> Features {
+        let traffic = self.traffic.borrow_and_update();
+        let watching = match traffic.unavailable.first() {
+            Some(missing) => Feature { available: false, reason: Some(format!("{}: {}", missing.what, missing.why)) },
+            None => Feature {
+                available: traffic.attach.is_some(),
+                reason: traffic.attach.map(|mode| mode.name().to_owned()),
+            },
+        };
+        drop(traffic);
+        let spool = self.spool.borrow_and_update();
+        let storing = Feature {
+            available: spool.paused.is_none(),
+            reason: spool.paused.clone().or_else(|| {
+                let io = spool.io.to_owned();
+                Some(spool.io_reason.as_ref().map_or(io.clone(), |reason| format!("{io}: {reason}")))
+            }),
+        };
+        Features::from([("traffic".into(), watching), ("spool".into(), storing)])
+    }
+}

@@ -1,0 +1,46 @@
+//! `cargo xtask bench`: what tidegate costs, beside what others cost in the same run.
+//!
+//! It builds as the caller: the daemon as it is shipped (release), and the stage, which alone runs as root.
+
+use crate::{
+    privilege::Privilege,
+    shell::{self, cargo, heading},
+};
+
+/// What to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Which benches; all of them where none is named
+    #[arg(value_parser = ["traffic", "deliver", "footprint"])]
+    benches: Vec<String>,
+    /// Rounds; the median of them is shown
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    rounds: usize,
+    /// Seconds of one measurement
+    #[arg(long, value_name = "SECONDS", default_value_t = 3)]
+    seconds: u64,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Builds, then hands over to the stage.
+pub(crate) fn run(args: &Args) -> Result<(), String> {
+    heading("Building the daemon (release) and the stage");
+    shell::run(&mut cargo(&["build", "--release", "--package", "tidegate", "--bin", "tidegate"]))?;
+    shell::run(&mut cargo(&["build", "--package", "xtask", "--features", "bench", "--bin", "xtask-bench"]))?;
+    let daemon = crate::target().join("release/tidegate");
+    let stage = crate::target().join("debug/xtask-bench");
+    let privilege = Privilege::get("network namespaces and eBPF");
+    if let Privilege::None(why) = privilege {
+        return Err(format!("bench needs root for network namespaces and eBPF: {why}"));
+    }
+    let variables = [("TIDEGATE_BIN", daemon.display().to_string())];
+    let mut command = privilege.command(&stage.to_string_lossy(), &variables);
+    command.args(["--rounds", &args.rounds.to_string(), "--seconds", &args.seconds.to_string()]);
+    if args.json {
+        command.arg("--json");
+    }
+    command.args(&args.benches);
+    shell::run(&mut command)
+}

@@ -1,0 +1,48 @@
+//! The stage of `cargo xtask bench`: measures built programs, with the privileges that this takes.
+//!
+//! These machines are noisy, so a figure never stands alone: cases are measured in rounds, each round in another
+//! order, and the median of the rounds is shown beside its reference of the same run.
+
+mod footprint;
+mod row;
+mod traffic;
+
+use std::time::Duration;
+
+use clap::Parser;
+
+#[derive(Parser)]
+struct Arguments {
+    benches: Vec<String>,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    #[arg(long)]
+    json: bool,
+}
+
+/// How long and how often.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    /// Rounds; the median of them is shown.
+    rounds: usize,
+    /// Length of one measurement.
+    window: Duration,
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let plan = Plan { rounds: arguments.rounds.max(1), window: Duration::from_secs(arguments.seconds.max(1)) };
+    let wanted = |name: &str| arguments.benches.is_empty() || arguments.benches.iter().any(|bench| bench == name);
+    let benches: [(&str, fn(Plan) -> Vec<row::Row>); 2] = [("footprint", footprint::run), ("traffic", traffic::run)];
+    for (_, bench) in benches.iter().filter(|(name, _)| wanted(name)) {
+        for row in bench(plan) {
+            if arguments.json {
+                println!("{}", row.json());
+            } else {
+                println!("{row}");
+            }
+        }
+    }
+}
