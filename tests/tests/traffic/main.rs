@@ -7,6 +7,7 @@ mod attaching;
 mod counters;
 mod flows;
 mod interfaces;
+mod published;
 mod watcher;
 
 use tidegate_tests::need;
