@@ -189,6 +189,8 @@ struct Sender<'a> {
     /// A row was answered `busy`: the daemon takes no more on this connection.
     turned_away: bool,
     on_disk: u64,
+    /// Number of the last line that is.
+    last_line: u64,
     first_seq: Option<u64>,
     last_seq: Option<u64>,
 }
@@ -210,6 +212,7 @@ impl<'a> Sender<'a> {
             pause: Duration::ZERO,
             turned_away: false,
             on_disk: 0,
+            last_line: 0,
             first_seq: None,
             last_seq: None,
         }
@@ -330,6 +333,7 @@ impl<'a> Sender<'a> {
         match serde_json::from_str(&line).map_err(|_| not_an_answer())? {
             Answer { ok: true, seq: Some(seq), id: Some(id), .. } if row.is_some() && id == number => {
                 self.on_disk += 1;
+                self.last_line = number;
                 self.first_seq = self.first_seq.or(Some(seq));
                 self.last_seq = Some(seq);
                 Ok(())
@@ -351,8 +355,8 @@ impl<'a> Sender<'a> {
     fn state(&self) -> String {
         let on_disk = match self.on_disk {
             0 => "nothing is on disk".to_owned(),
-            1 => "1 line is on disk".to_owned(),
-            lines => format!("{lines} lines are on disk"),
+            1 => format!("1 line is on disk, line {}", self.last_line),
+            lines => format!("{lines} lines are on disk, the last of them line {}", self.last_line),
         };
         match (self.unanswered.front(), self.unanswered.back()) {
             (Some(first), Some(last)) => {
@@ -369,6 +373,7 @@ impl<'a> Sender<'a> {
             "first_seq": self.first_seq,
             "last_seq": self.last_seq,
             "unknown": self.unanswered.len(),
+            "last_line": self.last_line,
             "error": error.map(ToString::to_string),
         })
     }
@@ -465,7 +470,10 @@ mod tests {
     async fn all_lines_are_on_disk_in_their_order_when_it_ends() {
         let daemon = Daemon::start();
         let input: String = (0..5_000).map(|index| format!("{{\"n\":{index}}}\n\n")).collect();
-        assert_eq!(daemon.send(&input).await, (Ok(()), "5000 lines are on disk".to_owned()));
+        assert_eq!(
+            daemon.send(&input).await,
+            (Ok(()), "5000 lines are on disk, the last of them line 9999".to_owned())
+        );
         let records = daemon.memory.records();
         assert!(records.iter().enumerate().all(|(index, record)| record.2 == format!("{{\"n\":{index}}}")));
     }
@@ -481,7 +489,7 @@ mod tests {
         ] {
             let (result, state) = daemon.send(&format!("1\n\n{line}\n")).await;
             assert!(result.as_ref().unwrap_err().starts_with(complaint), "{result:?}");
-            assert_eq!(state, "1 line is on disk");
+            assert_eq!(state, "1 line is on disk, line 1");
         }
     }
 
@@ -494,7 +502,7 @@ mod tests {
             sleep(Duration::from_secs(60)).await;
             memory.set(Mood::Works);
         });
-        assert_eq!(daemon.send("1\n2\n3\n").await, (Ok(()), "3 lines are on disk".to_owned()));
+        assert_eq!(daemon.send("1\n2\n3\n").await, (Ok(()), "3 lines are on disk, the last of them line 3".to_owned()));
         let data: Vec<_> = daemon.memory.records().into_iter().map(|record| record.2).collect();
         assert_eq!(data, ["1", "2", "3"]);
     }
@@ -525,7 +533,7 @@ mod tests {
         daemon.task.await.unwrap();
         let daemon = Daemon::start_in(daemon.folder, daemon.memory);
         drop(lines);
-        assert_eq!(sending.await.unwrap(), (Ok(()), "3 lines are on disk".to_owned()));
+        assert_eq!(sending.await.unwrap(), (Ok(()), "3 lines are on disk, the last of them line 3".to_owned()));
         assert_eq!(daemon.memory.records().len(), 3);
     }
 

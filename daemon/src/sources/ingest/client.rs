@@ -247,7 +247,7 @@ impl Shared {
         let mut records = Vec::with_capacity(batch.len());
         let outcomes: Vec<Outcome> = self.with_ledger(|ledger| {
             let mut place = |request: Request| {
-                let Some(stream) = ledger.names.stream(&request.name) else {
+                let Some(stream) = ledger.names.stream(&request.name, || self.sink.ingest_streams()) else {
                     let reason = format!("{MAX_NAMES} names are in use already");
                     return Outcome::Refused(Refusal::new(Kind::BadName, reason, request.id));
                 };

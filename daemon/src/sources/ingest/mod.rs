@@ -29,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{Notify, Semaphore, watch},
@@ -39,8 +39,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    client::{LARGE_BUFFERS, Ledger, Shared},
-    names::Names,
+    client::{LARGE_BUFFERS, Shared},
     protocol::{Kind, Refusal},
 };
 use super::Sink;
@@ -91,7 +90,7 @@ pub fn bind(path: &Path) -> Result<Ingest, IngestError> {
 /// answered `busy`.
 pub async fn run(ingest: Ingest, sink: Sink, status: watch::Sender<IngestStatus>, shutdown: CancellationToken) {
     let shared = Arc::new(Shared {
-        ledger: Mutex::new(Ledger { names: Names::new(sink.ingest_streams()), ..Ledger::default() }),
+        ledger: Mutex::default(),
         sink,
         large_buffers: Semaphore::new(LARGE_BUFFERS),
         changed: Notify::new(),
@@ -168,8 +167,16 @@ impl Shared {
     }
 }
 
-/// Half of the files that the process may open, so that connections never keep the spool from its files.
+/// Half of the files that the process may open, so that connections never keep the spool from its files. The
+/// soft limit is raised for it: systemd leaves it at 1,024 for programs that use `select`, which this one does not.
 fn connection_limit() -> usize {
+    let limits = getrlimit(Resource::Nofile);
+    let wanted = limits.maximum.unwrap_or(u64::MAX).min(2 * MAX_CONNECTIONS as u64);
+    if limits.current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limits.maximum })
+    {
+        tracing::debug!(%error, wanted, "the limit on open files stays");
+    }
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(files / 2).unwrap_or(usize::MAX).min(MAX_CONNECTIONS)
 }

@@ -24,22 +24,21 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// With the streams that the spool holds already.
-    pub(super) fn new(streams: impl IntoIterator<Item = Arc<str>>) -> Self {
-        Self { by_stream: streams.into_iter().map(|stream| (stream, NameCounts::default())).collect() }
-    }
-
-    /// The stream of a name; `None` where it would be one too many.
-    pub(super) fn stream(&mut self, name: &str) -> Option<Arc<str>> {
+    /// The stream of a name; `None` where it would be one too many. `in_spool` tells the streams that the spool
+    /// has numbered: it is asked for a name that is new here, since the spool may have been opened after us.
+    pub(super) fn stream(&mut self, name: &str, in_spool: impl FnOnce() -> Vec<Arc<str>>) -> Option<Arc<str>> {
         let wanted = format!("ingest/{name}");
         if let Some((stream, _)) = self.by_stream.get_key_value(wanted.as_str()) {
             return Some(Arc::clone(stream));
         }
-        if self.by_stream.len() >= MAX_NAMES {
+        for stream in in_spool() {
+            self.by_stream.entry(stream).or_default();
+        }
+        if self.by_stream.len() >= MAX_NAMES && !self.by_stream.contains_key(wanted.as_str()) {
             return None;
         }
         let stream: Arc<str> = wanted.into();
-        self.by_stream.insert(Arc::clone(&stream), NameCounts::default());
+        self.by_stream.entry(Arc::clone(&stream)).or_default();
         Some(stream)
     }
 
@@ -62,12 +61,13 @@ mod tests {
 
     #[test]
     fn the_33rd_name_is_refused_and_the_32_others_go_on() {
-        let mut names = Names::new(["ingest/old".into()]);
-        for index in 1..MAX_NAMES {
-            assert!(names.stream(&format!("n{index}")).is_some());
+        let in_spool = || vec!["ingest/old".into(), "ingest/older".into()];
+        let mut names = Names::default();
+        for index in 2..MAX_NAMES {
+            assert!(names.stream(&format!("n{index}"), in_spool).is_some());
         }
-        assert_eq!(names.stream("one-more"), None);
-        assert_eq!(names.stream("old").as_deref(), Some("ingest/old"));
+        assert_eq!(names.stream("one-more", in_spool), None);
+        assert_eq!(names.stream("old", Vec::new).as_deref(), Some("ingest/old"));
         names.count(&"ingest/old".into(), 10);
         assert_eq!(names.counts()["old"], NameCounts { accepted: 1, bytes: 10 });
     }

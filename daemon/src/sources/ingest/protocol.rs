@@ -103,7 +103,7 @@ pub(super) fn parse(line: &Bytes) -> Result<Request, Refusal> {
     if !text.trim_start_matches([' ', '\t', '\r']).starts_with('{') {
         return Err(bad("not a JSON object".to_owned()));
     }
-    let members: Members = serde_json::from_str(text).map_err(|error| bad(error.to_string()))?;
+    let members: Members = serde_json::from_str(text).map_err(|error| bad(at_byte(&error)))?;
     let id = members.id.map(|id| line.slice_ref(id.get().as_bytes()));
     let refuse = |kind, reason| Err(Refusal::new(kind, reason, id.clone().filter(|id| id.len() <= MAX_ID_BYTES)));
     if id.as_ref().is_some_and(|id| id.len() > MAX_ID_BYTES || !matches!(id.first(), Some(b'"' | b'-' | b'0'..=b'9'))) {
@@ -116,6 +116,13 @@ pub(super) fn parse(line: &Bytes) -> Result<Request, Refusal> {
         return refuse(Kind::BadJson, "data is nested more than 64 deep");
     }
     Ok(Request { name: members.name.into_owned(), data: line.slice_ref(members.data.get().as_bytes()), id })
+}
+
+/// What is wrong, with the place as a byte of the line: it is always line 1 that serde names.
+fn at_byte(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let what = text.split(" at line ").next().unwrap_or_default();
+    format!("{what} at byte {}", error.column())
 }
 
 /// Whether a program may call its records so.
@@ -256,6 +263,7 @@ mod tests {
         let refused = answer(&parse(&Bytes::from_static(b"{\"name\":\"a\",\"data\":\"\xff\"}")));
         assert_eq!((&refused["error"], &refused["reason"]), (&json!("bad_json"), &json!("not UTF-8 at byte 20")));
         assert_eq!(answer(&parse_text(r#"{"name":"A","data":1,"id":9}"#))["id"], 9);
+        assert_eq!(answer(&parse_text(r#"{"name":"a","data":1]"#))["reason"], "expected `,` or `}` at byte 21");
     }
 
     #[test]
