@@ -18,6 +18,7 @@ pub mod buffer;
 mod engine;
 mod fault;
 pub mod format;
+pub mod inspect;
 mod open;
 pub mod storage;
 #[cfg(test)]

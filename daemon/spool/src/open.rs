@@ -239,7 +239,12 @@ enum Backend {
 /// Folder, lock and choice of backend. The lock is held as long as the file is.
 fn prepare(options: &mut Options, stats: &watch::Sender<Stats>) -> Result<(File, Backend), OpenError> {
     let dir = &options.dir;
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).at("mkdir", dir)?;
+    if !dir.exists() {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).at("mkdir", dir)?;
+        // The spool's own name has to survive a power cut, too.
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent).and_then(|parent| parent.sync_all()).at("fsync", parent)?;
+    }
     let path = dir.join("lock");
     let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).at("open", &path)?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Engine, ledger::Range};
+use super::{Engine, ledger::Range, read::read_again};
 use crate::{
     buffer::Pool,
     fault::{At as _, Fault},
@@ -38,11 +38,9 @@ impl<F> Checkpoint<F> {
         }
         let mut newest: Option<Meta> = None;
         for slot in 0..2 {
-            let mut buffer = pool.take(SLOT);
-            buffer.set_len(SLOT);
-            let (read, buffer) = storage.read(&file, buffer, slot * SLOT as u64).await;
             // A slot that cannot be read is as good as a torn one.
-            let found = read.ok().and_then(|()| meta::decode(&buffer));
+            let read = read_again(storage, &file, pool, slot * SLOT as u64, SLOT).await;
+            let found = read.ok().and_then(|buffer| meta::decode(&buffer));
             newest = newest.into_iter().chain(found).max_by_key(|meta| meta.generation);
         }
         let generation = newest.as_ref().map_or(0, |meta| meta.generation);

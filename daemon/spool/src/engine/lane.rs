@@ -24,7 +24,7 @@ pub(crate) struct Stream {
     pub(crate) reserved: u64,
     /// All below were acknowledged or are lost.
     pub(crate) acked: u64,
-    /// All below were handed to a reader or are lost: a gap is found once.
+    /// All below were handed to a reader or are lost: a gap is found once, however often it is read over.
     pub(crate) accounted: u64,
     /// Records lost for good.
     pub(crate) lost: u64,
@@ -233,7 +233,6 @@ impl<F> Lane<F> {
             next_seq: self.settled_seq(index),
             reserved: stream.reserved,
             acked: stream.acked,
-            accounted: stream.accounted,
             lost: stream.lost,
             skipped: stream.skipped,
         };
@@ -264,7 +263,8 @@ impl<F> Lane<F> {
                 next_seq: stream.next_seq,
                 reserved: stream.reserved,
                 acked: stream.acked,
-                accounted: stream.accounted,
+                // What a reader of the last process held is read, and compared, again.
+                accounted: stream.acked,
                 lost: stream.lost,
                 skipped: stream.skipped,
             })

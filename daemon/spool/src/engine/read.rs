@@ -1,6 +1,6 @@
 //! Reading: one large read, its frames handed out as slices of it.
 
-use std::sync::Arc;
+use std::{io, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use tracing::{error, warn};
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::{Entry, LaneId, LossReason, Position, ReadFrom},
-    buffer::Buffer,
+    buffer::{Buffer, Pool},
     fault::{At as _, Fault},
     format::{
         BLOCK, BLOCK_BYTES, FIRST_FRAME,
@@ -21,7 +21,7 @@ use crate::{
     storage::{Access, Storage},
 };
 
-/// A place that cannot be read is tried this often, on as many calls, before its blocks count as damage.
+/// What cannot be read is tried this often before it counts as damage.
 const TRIES: u32 = 3;
 
 /// Bytes of a segment.
@@ -147,7 +147,7 @@ impl<S: Storage> Engine<S> {
             return;
         }
         self.lanes[index].entered = number;
-        for at in self.table_of(index, number).await {
+        for at in self.table_of(index, number).await.unwrap_or_default() {
             let id = usize::from(at.id);
             let Some(stream) = self.lanes[index].streams.get_mut(id) else { continue };
             let expected = stream.accounted;
@@ -239,21 +239,52 @@ impl<S: Storage> Engine<S> {
     }
 }
 
+/// Opens for reading, and again where the system refuses.
+pub(super) async fn open_again<S: Storage>(storage: &S, path: &Path, direct: bool) -> io::Result<S::File> {
+    let mut tries = 0;
+    loop {
+        let opened = storage.open(path, Access::Read, direct).await;
+        tries += 1;
+        if opened.is_ok() || tries == TRIES {
+            return opened;
+        }
+    }
+}
+
+/// Reads, and again where the system refuses: what is small and decides much is not given up for
+/// an error that passes.
+pub(super) async fn read_again<S: Storage>(
+    storage: &S,
+    file: &S::File,
+    pool: &Pool,
+    offset: u64,
+    length: usize,
+) -> io::Result<Buffer> {
+    let mut tries = 0;
+    loop {
+        let mut buffer = pool.take(length);
+        buffer.set_len(length);
+        let (read, buffer) = storage.read(file, buffer, offset).await;
+        tries += 1;
+        match read {
+            Err(_) if tries < TRIES => {}
+            other => return other.map(|()| buffer),
+        }
+    }
+}
+
 /// Reads block by block where a large read failed: blocks that cannot be read are zeros, and counted.
 pub(super) async fn read_blocks<S: Storage>(
     storage: &S,
     file: &S::File,
-    pool: &crate::buffer::Pool,
+    pool: &Pool,
     start: u64,
     length: usize,
 ) -> (Buffer, usize) {
     let mut whole = pool.take(length);
     let mut unreadable = 0;
     while whole.len() < length {
-        let mut block = pool.take(BLOCK);
-        block.set_len(BLOCK);
-        let (read, block) = storage.read(file, block, start + whole.len() as u64).await;
-        if read.is_ok() {
+        if let Ok(block) = read_again(storage, file, pool, start + whole.len() as u64, BLOCK).await {
             whole.extend(&widen(block, BLOCK));
         } else {
             unreadable += 1;

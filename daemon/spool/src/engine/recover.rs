@@ -19,7 +19,7 @@ use super::{
     lane::{Lane, Segment, Stream},
     ledger::{Ledger, Range},
     quarantine::Quarantine,
-    read::{blocks, read_blocks, widen},
+    read::{blocks, open_again, read_again, read_blocks, widen},
     segments::most_records,
 };
 use crate::{
@@ -102,6 +102,8 @@ impl<S: Storage> Engine<S> {
         for index in 0..self.lanes.len() {
             found.push(self.segment_files(index).await?);
         }
+        // Lanes' folders that were just made are part of what a commit promises.
+        self.storage.sync_dir(&self.dir).await.at("fsync", &self.dir)?;
         let known = match &meta {
             Some(meta) => {
                 self.epoch = meta.epoch;
@@ -193,17 +195,15 @@ impl<S: Storage> Engine<S> {
     /// The header of a file that claims to be segment `number`; `None` if it is not readable as one.
     async fn probe_header(&mut self, index: usize, number: u64, name: &str) -> Result<Option<Header>, Fault> {
         let path = self.lanes[index].dir.join(name);
-        let file = match self.storage.open(&path, Access::Read, self.direct).await {
+        let file = match open_again(&self.storage, &path, self.direct).await {
             Ok(file) => file,
             // The process or the machine is short of something: no word about the file.
             Err(error) if is_shortage(&error) => return Err(error).at("open", &path),
             Err(_unreadable) => return Ok(None),
         };
-        let mut buffer = self.pool.take(BLOCK);
-        buffer.set_len(BLOCK);
-        let (read, buffer) = self.storage.read(&file, buffer, 0).await;
+        let read = read_again(&self.storage, &file, &self.pool, 0, BLOCK).await;
         self.storage.close(file).await;
-        let header = read.ok().and_then(|()| header::decode(&buffer));
+        let header = read.ok().and_then(|buffer| header::decode(&buffer));
         Ok(header.filter(|header| header.number == number && header.lane == self.lanes[index].options.name))
     }
 

@@ -7,6 +7,7 @@ use tracing::warn;
 use super::{
     Engine,
     lane::{Active, Segment},
+    read::{open_again, read_again},
 };
 use crate::{
     api::{LossReason, Position},
@@ -183,13 +184,8 @@ impl<S: Storage> Engine<S> {
     async fn evict(&mut self, index: usize) -> Result<(), Fault> {
         let [oldest, next] = [0, 1].map(|at| self.lanes[index].segments[at].number);
         if self.lanes[index].cursor.segment <= oldest {
-            for at in self.table_of(index, next).await {
-                self.lose_before(index, &at);
-            }
+            self.lose_oldest(index, oldest, next).await;
             let lane = &mut self.lanes[index];
-            while lane.marks.front().is_some_and(|mark| mark.position.segment <= oldest) {
-                lane.marks.pop_front();
-            }
             lane.cursor = Position { segment: next, offset: FIRST_FRAME };
             lane.settle();
             self.cursor_moved();
@@ -197,41 +193,67 @@ impl<S: Storage> Engine<S> {
         self.release(index).await
     }
 
-    fn lose_before(&mut self, index: usize, at: &StreamAt) {
-        let id = usize::from(at.id);
+    /// Counts what is lost with the oldest segment.
+    async fn lose_oldest(&mut self, index: usize, oldest: u64, next: u64) {
+        let table = self.table_of(index, next).await;
+        let lane = &mut self.lanes[index];
+        let mut read = vec![0; lane.streams.len()];
+        while let Some(mark) = lane.marks.pop_front_if(|mark| mark.position.segment <= oldest) {
+            read[usize::from(mark.stream)] = mark.seq + 1;
+        }
+        if let Some(table) = table {
+            for at in table {
+                self.lose_before(index, usize::from(at.id), at.next_seq);
+            }
+            return;
+        }
+        // The next header is unreadable. All before the first record that a reader holds from a later segment is gone;
+        // where there is none, the end of the loss is found as a gap when a reader gets there.
+        for (id, read) in read.into_iter().enumerate() {
+            let held = self.lanes[index].marks.iter().find(|mark| usize::from(mark.stream) == id).map(|mark| mark.seq);
+            self.lose_before(index, id, held.unwrap_or(read));
+            let stream = &mut self.lanes[index].streams[id];
+            if held.is_none() {
+                stream.accounted = stream.acked;
+            }
+        }
+    }
+
+    /// What was not acknowledged of a stream before `next_seq` goes with its segment.
+    fn lose_before(&mut self, index: usize, id: usize, next_seq: u64) {
         let Some(stream) = self.lanes[index].streams.get_mut(id) else { return };
         let from = stream.acked;
-        stream.acked = stream.acked.max(at.next_seq);
-        stream.accounted = stream.accounted.max(at.next_seq);
-        if from < at.next_seq {
-            let count = self.lose(index, id, LossReason::Evicted, from, at.next_seq - 1);
+        stream.acked = stream.acked.max(next_seq);
+        stream.accounted = stream.accounted.max(next_seq);
+        if from < next_seq {
+            let count = self.lose(index, id, LossReason::Evicted, from, next_seq - 1);
             let lane = &mut self.lanes[index];
             lane.pending = lane.pending.saturating_sub(count);
         }
     }
 
-    /// The streams listed in a segment's header; none if it cannot be read: then the gap is found, and counted as
-    /// damage, when the next record of the stream is read.
-    pub(super) async fn table_of(&mut self, index: usize, number: u64) -> Vec<StreamAt> {
-        match self.read_header(index, number).await {
-            Ok(Some(header)) => header.streams,
-            Ok(None) => Vec::new(),
-            Err(fault) => {
-                warn!(error = %fault, "cannot read a segment's header");
-                Vec::new()
+    /// The streams listed in a segment's header, if that can be read.
+    pub(super) async fn table_of(&mut self, index: usize, number: u64) -> Option<Vec<StreamAt>> {
+        let path = self.segment_path(index, number);
+        let header = match open_again(&self.storage, &path, self.direct).await {
+            Ok(file) => {
+                let read = read_again(&self.storage, &file, &self.pool, 0, BLOCK).await;
+                self.storage.close(file).await;
+                read.map(|block| header::decode(&block))
+            }
+            Err(error) => Err(error),
+        };
+        match header {
+            Ok(Some(header)) => Some(header.streams),
+            Ok(None) => {
+                warn!(path = %path.display(), "a segment's header is damaged");
+                None
+            }
+            Err(error) => {
+                warn!(%error, path = %path.display(), "cannot read a segment's header");
+                None
             }
         }
-    }
-
-    async fn read_header(&mut self, index: usize, number: u64) -> Result<Option<Header>, Fault> {
-        let path = self.segment_path(index, number);
-        let file = self.storage.open(&path, Access::Read, self.direct).await.at("open", &path)?;
-        let mut buffer = self.pool.take(BLOCK);
-        buffer.set_len(BLOCK);
-        let (read, buffer) = self.storage.read(&file, buffer, 0).await;
-        self.storage.close(file).await;
-        read.at("read", &path)?;
-        Ok(header::decode(&buffer))
     }
 
     /// Removes segments that lie wholly before the cursor: first the cursor is made durable, then the files go,

@@ -29,7 +29,7 @@
 //! | 16 | end of the log when this was written |
 //! | 8 | newest segment |
 //! | 16 | doubt: holes behind this place may be commits that were never acknowledged; 0 for none |
-//! | … | streams: 1 + n name, 1 flags (bit 0: numbers were skipped), 8 each: `next_seq`, `reserved`, `acked`, `accounted`, `lost` |
+//! | … | streams: 1 + n name, 1 flags (bit 0: numbers were skipped), 8 each: `next_seq`, `reserved`, `acked`, `lost` |
 //!
 //! Streams stand in the order of their index.
 
@@ -93,8 +93,6 @@ pub struct StreamMeta {
     pub reserved: u64,
     /// All below were delivered or are lost.
     pub acked: u64,
-    /// All below were read or are lost: a gap is found once.
-    pub accounted: u64,
     /// Records lost for good since the spool was made.
     pub lost: u64,
     /// Whether numbers just before `next_seq` were skipped.
@@ -158,7 +156,7 @@ pub fn encode(meta: &Meta) -> Vec<u8> {
         for stream in &lane.streams {
             put_text(&mut out, &stream.name);
             out.push(if stream.skipped { FLAG } else { 0 });
-            for number in [stream.next_seq, stream.reserved, stream.acked, stream.accounted, stream.lost] {
+            for number in [stream.next_seq, stream.reserved, stream.acked, stream.lost] {
                 out.extend(number.to_le_bytes());
             }
         }
@@ -235,7 +233,6 @@ fn lane(fields: &mut Fields<'_>) -> Option<LaneMeta> {
             next_seq: fields.u64()?,
             reserved: fields.u64()?,
             acked: fields.u64()?,
-            accounted: fields.u64()?,
             lost: fields.u64()?,
             skipped,
         });
@@ -271,7 +268,6 @@ mod tests {
             next_seq: 9,
             reserved: 10,
             acked: 3,
-            accounted: 4,
             lost: 2,
             skipped: true,
         };

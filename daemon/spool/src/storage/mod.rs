@@ -13,6 +13,8 @@ use std::{fs, future::Future, io, path::Path};
 
 use crate::buffer::Buffer;
 
+#[cfg(test)]
+pub(crate) mod model;
 mod posix;
 pub mod threads;
 pub mod uring;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Bench, EVENT, SEGMENT, TELEMETRY, arc, last_position, put, read_all, record, seqs};
-use crate::{AppendError, Loss, LossReason, OpenError, ReadFrom, Spool};
+use crate::{AppendError, Loss, LossReason, ReadFrom, Spool};
 
 pub(super) async fn what_was_appended_is_read_in_order(bench: &impl Bench) {
     let (spool, recovery) = bench.open(bench.options()).await.unwrap();
@@ -206,15 +206,5 @@ pub(super) async fn figures_follow_what_happens(bench: &impl Bench) {
     let (spool, _) = bench.open(bench.options()).await.unwrap();
     let lane = spool.stats().borrow().lanes[0].clone();
     assert_eq!((lane.pending_records, lane.oldest_ts_ms), (1, Some(1000)));
-    spool.close().await;
-}
-
-pub(super) async fn a_spool_is_opened_once_at_a_time(bench: &impl Bench) {
-    let (spool, _) = bench.open(bench.options()).await.unwrap();
-    let second = bench.open(bench.options()).await;
-    assert!(matches!(second, Err(OpenError::Locked(_))), "{second:?}");
-    spool.close().await;
-    drop(spool);
-    let (spool, _) = bench.open(bench.options()).await.unwrap();
     spool.close().await;
 }

@@ -10,6 +10,10 @@ use crate::{
 };
 
 mod bodies;
+mod damage;
+mod faults;
+mod modeled;
+mod power;
 
 pub(crate) const EVENT: LaneId = LaneId(0);
 pub(crate) const TELEMETRY: LaneId = LaneId(1);
@@ -108,6 +112,10 @@ fn on_real(io: IoPreference, direct: bool, body: impl AsyncFnOnce(&Real)) {
     runtime.block_on(body(&Real::new(io, direct)));
 }
 
+fn on_model(body: impl AsyncFnOnce(&modeled::Modeled)) {
+    modeled::block_on(body(&modeled::Modeled(crate::storage::model::Model::new(1))));
+}
+
 macro_rules! on_every_backend {
     ($($body:ident),* $(,)?) => {
         mod uring {
@@ -118,6 +126,9 @@ macro_rules! on_every_backend {
         }
         mod threads {
             $(#[test] fn $body() { super::on_real(super::IoPreference::Threads, false, super::bodies::$body) })*
+        }
+        mod model {
+            $(#[test] fn $body() { super::on_model(super::bodies::$body) })*
         }
         mod threads_direct {
             $(#[test] fn $body() { super::on_real(super::IoPreference::Threads, true, super::bodies::$body) })*
@@ -137,8 +148,19 @@ on_every_backend!(
     records_that_cannot_be_stored_are_refused,
     many_producers_share_a_commit,
     figures_follow_what_happens,
-    a_spool_is_opened_once_at_a_time,
 );
+
+#[test]
+fn a_spool_is_opened_once_at_a_time() {
+    on_real(IoPreference::Threads, false, async |bench: &Real| {
+        let (spool, _) = bench.open(bench.options()).await.unwrap();
+        let second = bench.open(bench.options()).await;
+        assert!(matches!(second, Err(OpenError::Locked(_))), "{second:?}");
+        spool.close().await;
+        let (spool, _) = bench.open(bench.options()).await.unwrap();
+        spool.close().await;
+    });
+}
 
 fn arc(text: &str) -> Arc<str> {
     text.into()
