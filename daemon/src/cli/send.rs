@@ -469,7 +469,7 @@ mod tests {
     #[tokio::test]
     async fn all_lines_are_on_disk_in_their_order_when_it_ends() {
         let daemon = Daemon::start();
-        let input: String = (0..5_000).map(|index| format!("{{\"n\":{index}}}\n\n")).collect();
+        let input = (0..5_000).map(|index| format!("{{\"n\":{index}}}\n\n")).collect::<Vec<_>>().concat();
         assert_eq!(
             daemon.send(&input).await,
             (Ok(()), "5000 lines are on disk, the last of them line 9999".to_owned())
