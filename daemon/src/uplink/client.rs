@@ -35,7 +35,7 @@ use rumqttc::{
     SessionStoreKey, StateError, SubscribeNoticeError, TlsConfiguration, TlsError, Transport,
     mqttbytes::{
         QoS,
-        v5::{ConnAck, ConnectReturnCode, Packet, PubAckReason},
+        v5::{ConnAck, ConnectReturnCode, DisconnectReasonCode, Packet, PubAckReason},
     },
 };
 use tokio::{
@@ -168,15 +168,25 @@ pub(super) enum LinkError {
     /// The broker answered, and refused the connection.
     #[error("the broker refused the connection: {0}")]
     Refused(String),
-    /// The broker ended the connection.
+    /// The broker ended the connection, for a reason of its own.
     #[error("the broker ended the connection: {0}")]
     Ended(String),
+    /// The broker ended the connection because of what it was sent.
+    #[error("the broker ended the connection over what it was sent: {0}")]
+    Objected(String),
     /// It did not answer in time.
     #[error("the broker did not answer within {} s", .0.as_secs())]
     Silent(Duration),
     /// It does not keep to the protocol.
     #[error("the broker does not keep to MQTT 5: {0}")]
     Protocol(String),
+}
+
+impl LinkError {
+    /// Whether it may be about a record that was sent: the broker says so, or its answer was not one of MQTT 5.
+    pub(super) const fn is_objection(&self) -> bool {
+        matches!(self, Self::Objected(_) | Self::Protocol(_))
+    }
 }
 
 /// An open connection.
@@ -391,7 +401,8 @@ fn explain(error: ConnectionError) -> LinkError {
         ConnectionError::ConnectionRefused(code) => LinkError::Refused(refusal_of_connect(code)),
         ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, reason_string }) => {
             let detail = reason_string.map(|text| format!(" ({text})")).unwrap_or_default();
-            LinkError::Ended(format!("{reason_code:?}{detail}"))
+            let text = format!("{reason_code:?}{detail}");
+            if is_about_a_packet(reason_code) { LinkError::Objected(text) } else { LinkError::Ended(text) }
         }
         ConnectionError::MqttState(StateError::ConnectionAborted) => {
             LinkError::Network("the connection was closed".to_owned())
@@ -401,6 +412,20 @@ fn explain(error: ConnectionError) -> LinkError {
         }
         other => LinkError::Protocol(other.to_string()),
     }
+}
+
+/// The other reasons are about the session or the broker itself: taken over, shutting down, too many connections.
+const fn is_about_a_packet(reason: DisconnectReasonCode) -> bool {
+    matches!(
+        reason,
+        DisconnectReasonCode::UnspecifiedError
+            | DisconnectReasonCode::MalformedPacket
+            | DisconnectReasonCode::ProtocolError
+            | DisconnectReasonCode::ImplementationSpecificError
+            | DisconnectReasonCode::TopicNameInvalid
+            | DisconnectReasonCode::PacketTooLarge
+            | DisconnectReasonCode::PayloadFormatInvalid
+    )
 }
 
 /// TLS 1.3 brings the broker's verdict on our certificate after the handshake, inside an I/O error.

@@ -20,6 +20,7 @@ use tracing::{error, warn};
 
 use super::{
     backoff::Backoff,
+    caution::{Caution, Exposed},
     client::{Connection, Granted, Message, NotSent, Outcome},
     inflight::{Ledger, Limits, Token},
     lanes::{LANES, Lanes},
@@ -42,6 +43,9 @@ const MAX_IN_FLIGHT_BYTES: usize = 1 << 20;
 
 /// What a lane may have in the ledger: twice what may be in flight, so that one late answer does not stop it.
 const SPAN: usize = 2 * MAX_IN_FLIGHT as usize;
+
+/// Records that go one by one after the broker objected to one of several: all of what was in flight then.
+const ONE_BY_ONE: usize = MAX_IN_FLIGHT as usize;
 
 /// Losses that one batch reports.
 const REPORTS_AT_A_TIME: usize = 64;
@@ -89,6 +93,11 @@ pub(super) struct Delivery {
     max_packet_bytes: usize,
     lanes: Lanes,
     ledger: Ledger<Parcel>,
+    caution: Caution,
+    /// Records that still go one by one.
+    one_by_one: usize,
+    /// Records that may be with the broker at a time, when there is no reason for caution.
+    window: usize,
     /// Cursors that moved since the spool was told.
     moved: [Option<Position>; LANES.len()],
     retries: Retries,
@@ -152,8 +161,9 @@ struct Tally {
 
 impl Delivery {
     /// Starts at the cursors: whatever an earlier connection left without an answer goes again.
-    pub(super) fn new(spool: &Spool, sink: Sink, topics: Topics, granted: &Granted) -> Self {
-        let records = usize::from(granted.receive_maximum.min(MAX_IN_FLIGHT));
+    pub(super) fn new(spool: &Spool, sink: Sink, topics: Topics, granted: &Granted, caution: Caution) -> Self {
+        let window = usize::from(granted.receive_maximum.min(MAX_IN_FLIGHT));
+        let (records, one_by_one) = if caution.is_one_by_one() { (1, ONE_BY_ONE) } else { (window, 0) };
         let limits = Limits { records, bytes: MAX_IN_FLIGHT_BYTES, span: SPAN };
         Self {
             spool: spool.clone(),
@@ -163,6 +173,9 @@ impl Delivery {
             max_packet_bytes: granted.max_packet_bytes,
             lanes: Lanes::open(spool),
             ledger: Ledger::new(LANES.len(), limits),
+            caution,
+            one_by_one,
+            window,
             moved: [None; LANES.len()],
             retries: Retries::default(),
             losses: Losses::default(),
@@ -206,6 +219,10 @@ impl Delivery {
         let token = self.ledger.admit(lane, entry.position, entry.payload.len(), parcel);
         match message {
             None => self.give_up(token, Cause::Damaged),
+            Some(_) if self.caution.condemns(&entry.stream, entry.seq) => {
+                self.refused(token, Refusal::EndsConnection, now);
+                self.trust();
+            }
             Some(message) if message.packet_bytes() > self.max_packet_bytes => {
                 self.refused(token, Refusal::TooLarge, now);
             }
@@ -229,11 +246,34 @@ impl Delivery {
                     _ => &mut delivered.telemetry,
                 } += 1;
                 self.settle(token);
+                if self.one_by_one == 1 {
+                    self.trust();
+                }
+                self.one_by_one = self.one_by_one.saturating_sub(1);
             }
             Outcome::Refused(refusal) => self.refused(token, refusal, now),
             // The connection is ending; the next one begins at the cursor.
             Outcome::Unknown => {}
         }
+    }
+
+    fn trust(&mut self) {
+        self.caution.trust();
+        self.one_by_one = 0;
+        self.ledger.allow(self.window);
+    }
+
+    /// Ends the delivery: what the next one has to know.
+    pub(super) fn finish(mut self, objection: bool) -> Caution {
+        if objection {
+            let mut exposed = self.ledger.exposed();
+            self.caution.objected(match (exposed.next(), exposed.next()) {
+                (None, _) => Exposed::Nothing,
+                (Some(one), None) => Exposed::One((Arc::clone(&one.stream), one.seq)),
+                (Some(_), Some(_)) => Exposed::Many,
+            });
+        }
+        self.caution
     }
 
     fn settle(&mut self, token: Token) {

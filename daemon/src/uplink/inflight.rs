@@ -99,6 +99,17 @@ impl<T> Ledger<T> {
         self.records == 0 || (self.records < self.limits.records && self.bytes + bytes <= self.limits.bytes)
     }
 
+    /// Allows another number of records with the broker at a time.
+    pub(super) fn allow(&mut self, records: usize) {
+        self.limits.records = records;
+    }
+
+    /// What is with the broker, in the order of lanes.
+    pub(super) fn exposed(&self) -> impl Iterator<Item = &T> {
+        let entries = self.lanes.iter().flat_map(|lane| &lane.entries);
+        entries.filter(|entry| entry.state == State::InFlight).filter_map(|entry| entry.item.as_ref())
+    }
+
     /// Records with the broker.
     pub(super) fn in_flight(&self) -> usize {
         self.records
@@ -255,6 +266,7 @@ mod tests {
         assert!(ledger.hold(first));
         assert!(!ledger.is_open(LANE) && ledger.is_open(LaneId(1)));
         assert_eq!((ledger.in_flight(), ledger.held()), (1, 1));
+        assert_eq!(ledger.exposed().collect::<Vec<_>>(), [&2]);
         assert_eq!(ledger.settle(second), None);
         assert_eq!(ledger.get(first), Some(&1), "it can be sent again");
         assert_eq!(ledger.get(second), None, "it need not be sent again");

@@ -19,7 +19,7 @@
 //! # Files
 //!
 //! [`client`] is the one that knows the MQTT library; [`session`] the life of one connection; [`delivery`] the way
-//! of the records. [`inflight`], [`roundtrip`], [`backoff`] and [`refusal`] decide, without clock or network.
+//! of the records. [`inflight`], [`roundtrip`], [`caution`], [`backoff`] and [`refusal`] decide, without clock or network.
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,6 +35,7 @@ use tracing::{info, warn};
 
 mod backoff;
 mod birth;
+mod caution;
 mod client;
 mod delivery;
 mod inflight;
@@ -53,6 +54,7 @@ pub use status::{Delivered, LinkState, UplinkStatus};
 
 use self::{
     backoff::Backoff,
+    caution::Caution,
     client::{Connection, Granted, LinkError, Message, Options},
     session::{Context, Ended, Session, changed, time_to_leave},
     topics::Topics,
@@ -99,6 +101,7 @@ impl Uplink {
     /// Connects and delivers until shutdown.
     pub async fn run(mut self) {
         let mut backoff = Backoff::default();
+        let mut caution = Caution::default();
         let mut sessions: u64 = 0;
         while !self.shutdown.is_cancelled() {
             let identity = Identity::of(&self.config.borrow_and_update());
@@ -117,7 +120,7 @@ impl Uplink {
                         status.reconnects = sessions;
                     });
                     sessions += 1;
-                    self.session(&identity, link, &granted).await
+                    self.session(&identity, link, &granted, &mut caution).await
                 }
                 Some(Err(error)) => Ended::Broken { cause: error.into(), connected_for: None },
             };
@@ -147,7 +150,13 @@ impl Uplink {
         }
     }
 
-    async fn session(&mut self, identity: &Identity, link: Connection, granted: &Granted) -> Ended {
+    async fn session(
+        &mut self,
+        identity: &Identity,
+        link: Connection,
+        granted: &Granted,
+        caution: &mut Caution,
+    ) -> Ended {
         let topics = Topics::new(&identity.mqtt.root, &identity.gateway);
         let context = Context {
             spool: &self.spool,
@@ -155,6 +164,7 @@ impl Uplink {
             clock: &self.clock,
             features: &mut self.features,
             status: &self.status,
+            caution,
         };
         let leave = time_to_leave(&self.shutdown, reconfigured(&mut self.config, identity));
         Session::new(context, topics, link, granted).run(leave).await

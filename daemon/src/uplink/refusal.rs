@@ -20,6 +20,8 @@ pub enum Refusal {
     PayloadFormatInvalid,
     /// Larger than the Maximum Packet Size that the broker announced in CONNACK.
     TooLarge,
+    /// The broker ended the connection each time it came, and nothing else was under way.
+    EndsConnection,
 }
 
 impl Refusal {
@@ -27,7 +29,7 @@ impl Refusal {
     /// Anything else passes, or is mended by a person at the broker: the record waits and is tried again.
     pub(super) const fn is_permanent(self) -> bool {
         match self {
-            Self::TopicNameInvalid | Self::PayloadFormatInvalid | Self::TooLarge => true,
+            Self::TopicNameInvalid | Self::PayloadFormatInvalid | Self::TooLarge | Self::EndsConnection => true,
             Self::Unspecified | Self::NotAuthorized | Self::PacketIdentifierInUse | Self::QuotaExceeded => false,
         }
     }
@@ -45,6 +47,9 @@ impl std::fmt::Display for Refusal {
             Self::QuotaExceeded => "a quota of the broker is used up",
             Self::PayloadFormatInvalid => "the broker does not accept the payload's format",
             Self::TooLarge => "larger than the broker's maximum packet size",
+            Self::EndsConnection => {
+                "the broker ended the connection each time it was sent; is it larger than a limit of the broker?"
+            }
         })
     }
 }

@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use super::{
     birth::{self, Farewell, Features},
+    caution::Caution,
     client::{Connection, Granted, LinkError, Message, NotSent, Outcome},
     delivery::{Answers, Delivery, Sent, publish},
     roundtrip::{RoundTrip, Step},
@@ -79,6 +80,8 @@ pub(super) struct Context<'a> {
     pub(super) clock: &'a Clock,
     pub(super) features: &'a mut watch::Receiver<Features>,
     pub(super) status: &'a watch::Sender<UplinkStatus>,
+    /// Remembered from connection to connection.
+    pub(super) caution: &'a mut Caution,
 }
 
 /// A running session.
@@ -97,7 +100,8 @@ pub(super) struct Session<'a> {
 impl<'a> Session<'a> {
     /// On a connection that the broker accepted.
     pub(super) fn new(context: Context<'a>, topics: Topics, link: Connection, granted: &Granted) -> Self {
-        let delivery = Delivery::new(context.spool, context.sink.clone(), topics.clone(), granted);
+        let delivery =
+            Delivery::new(context.spool, context.sink.clone(), topics.clone(), granted, context.caution.clone());
         let round_trip = RoundTrip::new(granted.keep_alive, Instant::now());
         let retain = granted.retain;
         Self { context, topics, link, retain, answers: Answers::new(), round_trip, connected: None, delivery }
@@ -111,14 +115,18 @@ impl<'a> Session<'a> {
         };
         // What was acknowledged and not told yet; the loop may have been cut off in between.
         self.delivery.move_cursors().await;
-        let ended = match outcome {
+        let (ended, objection) = match outcome {
             Ok(farewell) => {
                 self.say_farewell(farewell).await;
-                Ended::Left
+                (Ended::Left, false)
             }
-            Err(cause) => Ended::Broken { cause, connected_for: self.connected.map(|since| since.elapsed()) },
+            Err(cause) => {
+                let objection = matches!(&cause, Broken::Link(error) if error.is_objection());
+                (Ended::Broken { cause, connected_for: self.connected.map(|since| since.elapsed()) }, objection)
+            }
         };
-        self.context.status.send_modify(|status| status.in_flight = 0);
+        *self.context.caution = self.delivery.finish(objection);
+        self.context.status.send_modify(|status| (status.in_flight, status.held) = (0, 0));
         ended
     }
 

@@ -176,14 +176,29 @@ async fn a_packet_beyond_what_we_announced_ends_the_connection_before_it_is_read
 }
 
 #[tokio::test]
-async fn the_brokers_farewell_is_passed_on() {
-    let script = |mut stream: TcpStream| async move {
-        stream.write_all(&[0xe0, 2, 0x8b, 0]).await.unwrap();
-        stream
-    };
-    let (mut connection, _) = against(&ACCEPTED, script).await.unwrap();
-    let error = timeout(SOON, connection.next()).await.unwrap().unwrap_err();
-    assert!(error.to_string().contains("ServerShuttingDown"), "{error}");
+async fn the_brokers_farewell_is_passed_on_and_told_from_an_objection() {
+    for (code, name, objection) in
+        [(0x8b, "ServerShuttingDown", false), (0x8e, "SessionTakenOver", false), (0x95, "PacketTooLarge", true)]
+    {
+        let script = move |mut stream: TcpStream| async move {
+            stream.write_all(&[0xe0, 2, code, 0]).await.unwrap();
+            stream
+        };
+        let (mut connection, _) = against(&ACCEPTED, script).await.unwrap();
+        let error = timeout(SOON, connection.next()).await.unwrap().unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
+        assert_eq!(error.is_objection(), objection, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_none_of_mqtt_5_is_an_objection() {
+    // mosquitto 2.0 beyond its message_size_limit.
+    let (mut connection, _) = against(&ACCEPTED, |stream| answer_publishes(stream, 0x95)).await.unwrap();
+    let answer = connection.publish(message("r/gw-7/ingest/a", "{}"), false).unwrap();
+    assert!(timeout(SOON, connection.next()).await.unwrap().unwrap_err().is_objection());
+    drop(connection);
+    assert_eq!(timeout(SOON, answer).await.unwrap(), Outcome::Unknown);
 }
 
 #[tokio::test]

@@ -1,0 +1,126 @@
+//! Finds the record that makes the broker end the connection.
+//!
+//! A broker says that it does not take a record by a PUBACK with a reason. Some do not: they close the connection, or
+//! answer with what MQTT 5 does not allow (mosquitto 2.0 beyond its `message_size_limit`). Sent again at each
+//! connect, such a record would stop the gateway for ever. Pure:
+//!
+//! ```text
+//!             objection with records in flight               objection, one in flight: it is suspected
+//!   Trusting ──────────────────────────────────► one by one ─────────────────────────────────► Condemned
+//!      ▲                                           │    ▲  │      (the third time in a row)       │
+//!      └───────── a window's worth passed ─────────┘    └──┘ another objection                    │
+//!      ▲                                                                                          │
+//!      └────────────────────────── it is reported as lost, and the next one goes ◄────────────────┘
+//! ```
+//!
+//! Only an answer of the broker is an objection, and only one that can be about a packet. Silence and a broken link
+//! never are, nor is a broker that shuts down: what may be the network's fault must not cost a record.
+
+use std::sync::Arc;
+
+/// Objections to one record alone, in a row, until it is given up.
+const STRIKES: u32 = 3;
+
+/// A record by its place in its stream.
+pub(super) type Suspect = (Arc<str>, u64);
+
+/// What was with the broker when the connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Exposed {
+    /// No record: it is not about one.
+    Nothing,
+    /// This one alone.
+    One(Suspect),
+    /// Some.
+    Many,
+}
+
+/// What is remembered from connection to connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Caution {
+    one_by_one: bool,
+    suspect: Option<Suspect>,
+    strikes: u32,
+}
+
+impl Caution {
+    /// Whether only one record may be with the broker at a time.
+    pub(super) fn is_one_by_one(&self) -> bool {
+        self.one_by_one
+    }
+
+    /// The broker ended the connection by an answer that was no acknowledgement.
+    pub(super) fn objected(&mut self, exposed: Exposed) {
+        match exposed {
+            Exposed::Nothing => {}
+            Exposed::Many => self.one_by_one = true,
+            Exposed::One(record) => {
+                self.one_by_one = true;
+                let again = self.suspect.as_ref() == Some(&record);
+                self.strikes = if again { self.strikes + 1 } else { 1 };
+                self.suspect = Some(record);
+            }
+        }
+    }
+
+    /// Whether this record is to be given up instead of sent.
+    pub(super) fn condemns(&self, stream: &str, seq: u64) -> bool {
+        self.strikes >= STRIKES
+            && self.suspect.as_ref().is_some_and(|(suspect, number)| (&**suspect, *number) == (stream, seq))
+    }
+
+    /// A window's worth of records passed one by one, or the culprit was given up: no more suspicion.
+    pub(super) fn trust(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(seq: u64) -> Exposed {
+        Exposed::One(("telemetry".into(), seq))
+    }
+
+    #[test]
+    fn a_record_is_given_up_after_three_objections_to_it_alone() {
+        let mut caution = Caution::default();
+        caution.objected(Exposed::Many);
+        assert!(caution.is_one_by_one());
+        for _ in 0..2 {
+            caution.objected(one(7));
+            assert!(!caution.condemns("telemetry", 7));
+        }
+        caution.objected(one(7));
+        assert!(caution.condemns("telemetry", 7));
+        assert!(!caution.condemns("telemetry", 8) && !caution.condemns("event", 7));
+    }
+
+    #[test]
+    fn objections_to_different_records_are_about_none_of_them() {
+        let mut caution = Caution::default();
+        for seq in 1..10 {
+            caution.objected(one(seq));
+            assert!(!caution.condemns("telemetry", seq));
+        }
+    }
+
+    #[test]
+    fn a_broker_that_objects_before_any_record_condemns_none() {
+        let mut caution = Caution::default();
+        for _ in 0..10 {
+            caution.objected(Exposed::Nothing);
+        }
+        assert_eq!(caution, Caution::default());
+    }
+
+    #[test]
+    fn trust_returns() {
+        let mut caution = Caution::default();
+        caution.objected(Exposed::Many);
+        caution.objected(one(1));
+        caution.trust();
+        assert_eq!(caution, Caution::default());
+    }
+}
