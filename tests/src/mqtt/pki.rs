@@ -33,13 +33,29 @@ impl Pki {
     #[must_use]
     #[track_caller]
     pub fn new() -> Self {
+        Self::with_server_valid_for(2)
+    }
+
+    /// One whose server certificate expired yesterday.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::new`].
+    #[must_use]
+    #[track_caller]
+    pub fn expired() -> Self {
+        Self::with_server_valid_for(-1)
+    }
+
+    #[track_caller]
+    fn with_server_valid_for(days: i32) -> Self {
         let scratch = Scratch::new("pki");
         let folder = scratch.path().to_owned();
         openssl(
             &folder,
             "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=test-ca -keyout ca.key -out ca.pem",
         );
-        let server = issue(&folder, "server", "subjectAltName=DNS:localhost,IP:127.0.0.1");
+        let server = issue(&folder, "server", "subjectAltName=DNS:localhost,IP:127.0.0.1", days);
         Self { ca: folder.join("ca.pem"), server, scratch }
     }
 
@@ -63,7 +79,7 @@ impl Pki {
     #[must_use]
     #[track_caller]
     pub fn client(&self, name: &str) -> Identity {
-        issue(self.scratch.path(), name, "extendedKeyUsage=clientAuth")
+        issue(self.scratch.path(), name, "extendedKeyUsage=clientAuth", 2)
     }
 }
 
@@ -74,7 +90,7 @@ impl Default for Pki {
 }
 
 #[track_caller]
-fn issue(folder: &Path, name: &str, extension: &str) -> Identity {
+fn issue(folder: &Path, name: &str, extension: &str, days: i32) -> Identity {
     openssl(
         folder,
         &format!(
@@ -87,7 +103,7 @@ fn issue(folder: &Path, name: &str, extension: &str) -> Identity {
     openssl(
         folder,
         &format!(
-            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile {name}.ext -out {name}.pem"
+            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days {days} -extfile {name}.ext -out {name}.pem"
         ),
     );
     Identity { cert: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}.key")) }

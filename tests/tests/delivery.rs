@@ -1,0 +1,348 @@
+//! From the ingest socket to the broker, whatever the broker does.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tidegate_tests::{
+    Broker, Daemon, Ingest, Subscriber, Tap, eventually,
+    mqtt::{Ledger, Pki},
+    need, requires,
+};
+
+/// Back-off waits up to 1, 2, 4, 8 s after the first failures in a row; a test that lets a broker die three times needs room.
+const DELIVERED_WITHIN: Duration = Duration::from_secs(90);
+const SOON: Duration = Duration::from_secs(20);
+
+/// Without other sources, so that what arrives is what was handed over.
+const QUIET: &str = "[traffic]\ninterfaces = []\n\n[host]\ninterval = \"1h\"";
+
+/// Lines unanswered at a time; the daemon allows 256.
+const PIPELINE: u64 = 200;
+
+/// Hands over records numbered `from..to`, and returns when all are on disk.
+#[track_caller]
+fn hand_over(daemon: &Daemon, name: &str, from: u64, to: u64) {
+    let mut ingest = Ingest::connect(daemon);
+    let mut next = from;
+    while next < to {
+        let end = to.min(next + PIPELINE);
+        let mut lines = String::new();
+        for n in next..end {
+            lines.push_str(&format!(
+                "{}\n",
+                json!({"name": name, "data": {"n": n, "text": "0123456789abcdefghijklmnopqrstuvwxyz"}})
+            ));
+        }
+        ingest.send_raw(lines.as_bytes()).unwrap();
+        for _ in next..end {
+            let answer = ingest.answer().unwrap();
+            assert_eq!(answer["ok"], true, "{answer}");
+        }
+        next = end;
+    }
+}
+
+fn uplink(daemon: &Daemon) -> Value {
+    daemon.status()["uplink"].clone()
+}
+
+/// Waits until the uplink is in `state`, and returns its status.
+#[track_caller]
+fn until_state(daemon: &Daemon, state: &str) -> Value {
+    eventually(DELIVERED_WITHIN, &format!("the uplink is {state}"), || {
+        let uplink = uplink(daemon);
+        if uplink["state"] == state { Ok(uplink) } else { Err(uplink.to_string()) }
+    })
+}
+
+/// Waits until `count` records of a stream were acknowledged, and checks that all of them are there, in order.
+#[track_caller]
+fn until_delivered(tap: &Tap, stream: &str, count: usize) -> Ledger {
+    eventually(DELIVERED_WITHIN, &format!("{count} acknowledgements"), || {
+        let acknowledged = tap.acknowledged_count();
+        if acknowledged >= count { Ok(()) } else { Err(format!("{acknowledged} so far")) }
+    });
+    let ledger = eventually(DELIVERED_WITHIN, &format!("{count} different records of {stream}"), || {
+        let ledger = Ledger::of(&tap.acknowledged());
+        let found = ledger.stream(stream).count();
+        if found == count { Ok(ledger) } else { Err(format!("{found}")) }
+    });
+    ledger.assert_complete();
+    ledger
+}
+
+/// Hands over 100,000 records while the broker is killed three times, and checks that each is acknowledged.
+fn kill_the_broker_while_records_flow(mut broker: Broker) {
+    const RECORDS: u64 = 100_000;
+    let tap = Tap::before(&broker);
+    let daemon = Daemon::builder().broker(tap.port()).config(QUIET).start();
+    until_state(&daemon, "connected");
+    thread::scope(|scope| {
+        scope.spawn(|| hand_over(&daemon, "meter", 0, RECORDS));
+        for share in 1..=3 {
+            let enough = usize::try_from(RECORDS).unwrap() / 8 * share;
+            eventually(DELIVERED_WITHIN, "records flow", || tap.acknowledged_count() > enough);
+            broker.kill();
+            thread::sleep(Duration::from_millis(300));
+            broker.start_again();
+        }
+    });
+    let ledger = until_delivered(&tap, "ingest/meter", usize::try_from(RECORDS).unwrap());
+    assert!(ledger.losses().is_empty(), "nothing forced a loss: {:?}", ledger.losses());
+    for (n, record) in (0..).zip(ledger.stream("ingest/meter")) {
+        assert_eq!((record.seq, record.data["n"].as_u64()), (n + 1, Some(n)), "no record is renumbered");
+    }
+}
+
+#[test]
+fn a_broker_that_forgets_its_sessions_is_killed_while_100_000_records_flow_and_all_arrive() {
+    requires!(need::program("mosquitto"));
+    kill_the_broker_while_records_flow(Broker::start());
+}
+
+#[test]
+fn a_broker_that_keeps_its_sessions_is_killed_while_100_000_records_flow_and_all_arrive() {
+    requires!(need::program("mosquitto"));
+    kill_the_broker_while_records_flow(Broker::builder().persistent().start());
+}
+
+#[test]
+fn a_broker_that_stays_away_for_longer_than_the_keep_alive_gets_all_records_when_it_returns() {
+    requires!(need::program("mosquitto"));
+    let mut broker = Broker::start();
+    let tap = Tap::before(&broker);
+    let daemon = Daemon::builder().broker(tap.port()).mqtt("keep_alive = \"2s\"").config(QUIET).start();
+    until_state(&daemon, "connected");
+    hand_over(&daemon, "meter", 0, 500);
+    broker.kill();
+    let status = eventually(SOON, "the loss of the broker is noticed", || {
+        let status = uplink(&daemon);
+        (status["state"] != "connected").then_some(status)
+    });
+    assert!(status["reason"].is_string(), "{status}");
+    hand_over(&daemon, "meter", 500, 5_000);
+    thread::sleep(Duration::from_secs(5));
+    broker.start_again();
+    let ledger = until_delivered(&tap, "ingest/meter", 5_000);
+    assert!(ledger.losses().is_empty());
+}
+
+#[test]
+fn a_frozen_broker_that_looks_alive_is_found_out_and_gets_all_records_when_it_thaws() {
+    requires!(need::program("mosquitto"));
+    let broker = Broker::start();
+    let tap = Tap::before(&broker);
+    let daemon = Daemon::builder().broker(tap.port()).mqtt("keep_alive = \"4s\"").config(QUIET).start();
+    until_state(&daemon, "connected");
+    hand_over(&daemon, "meter", 0, 1_000);
+    broker.freeze();
+    let frozen = Instant::now();
+    // More than the sockets between take: the daemon's writes block.
+    hand_over(&daemon, "meter", 1_000, 20_000);
+    let status = eventually(SOON, "the frozen broker is found out", || {
+        let status = uplink(&daemon);
+        (status["state"] != "connected").then_some(status)
+    });
+    assert!(frozen.elapsed() < Duration::from_secs(15), "{status}");
+    broker.thaw();
+    until_delivered(&tap, "ingest/meter", 20_000);
+}
+
+#[test]
+fn records_keep_their_numbers_when_the_daemon_is_killed_with_records_in_flight() {
+    requires!(need::program("mosquitto"));
+    // Slow to acknowledge: what is in flight stays so for a while.
+    let broker = Broker::builder().persistent().start();
+    let tap = Tap::before(&broker);
+    let mut daemon = Daemon::builder().broker(tap.port()).config(QUIET).start();
+    for round in 0..3 {
+        hand_over(&daemon, "meter", round * 3_000, (round + 1) * 3_000);
+        daemon.kill();
+        daemon.start_again();
+    }
+    let ledger = until_delivered(&tap, "ingest/meter", 9_000);
+    assert!(ledger.losses().is_empty());
+    assert!(tap.sessions().iter().skip(1).all(|present| *present), "a new process takes up its session");
+}
+
+#[test]
+fn events_overtake_a_backlog_of_telemetry() {
+    requires!(need::program("mosquitto"));
+    let mut broker = Broker::start();
+    let tap = Tap::before(&broker);
+    broker.kill();
+    let daemon = Daemon::builder().broker(tap.port()).config(QUIET).start();
+    hand_over(&daemon, "meter", 0, 5_000);
+    broker.start_again();
+    until_state(&daemon, "connected");
+    until_delivered(&tap, "ingest/meter", 5_000);
+}
+
+#[test]
+fn the_status_is_online_while_it_runs_and_offline_after_a_stop_and_after_a_kill() {
+    requires!(need::program("mosquitto"));
+    let broker = Broker::start();
+    let mut daemon = Daemon::builder().broker(broker.port()).config(QUIET).start();
+    let topic = daemon.topic("status");
+    let subscriber = Subscriber::start(broker.port(), &topic);
+    let online = subscriber.wait_for("birth", SOON, |message| message.json()["state"] == "online").json();
+    assert!(online["version"].is_string() && online["kernel"].is_string() && online["arch"].is_string(), "{online}");
+
+    let (status, took) = daemon.stop(Duration::from_secs(5));
+    assert!(status.success(), "{status}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let farewell = subscriber.wait_for("farewell", SOON, |message| message.json()["state"] == "offline").json();
+    assert_eq!((farewell["reason"].as_str(), farewell["boot"].as_str()), (Some("stopping"), online["boot"].as_str()));
+
+    daemon.start_again();
+    eventually(SOON, "a second birth", || {
+        subscriber.messages().iter().filter(|message| message.json()["state"] == "online").count() >= 2
+    });
+    daemon.kill();
+    let will = subscriber.wait_for("the will", SOON, |message| message.json()["reason"] == "connection-lost").json();
+    assert_eq!(will["state"], "offline");
+    let late = Subscriber::start(broker.port(), &topic);
+    let kept = late.wait_for("what is retained", SOON, |_| true).json();
+    assert_eq!(kept["state"], "offline", "{kept}");
+}
+
+#[test]
+fn a_record_that_the_access_list_forbids_waits_and_the_other_lanes_go_on() {
+    requires!(need::program("mosquitto"));
+    let acl = "topic write tidegate/v1/gw-test/status\ntopic readwrite tidegate/v1/gw-test/echo\n\
+               topic write tidegate/v1/gw-test/ingest/open\ntopic write tidegate/v1/gw-test/telemetry/#\n";
+    let broker = Broker::builder().acl(acl).start();
+    let tap = Tap::before(&broker);
+    let daemon =
+        Daemon::builder().broker(tap.port()).config("[traffic]\ninterfaces = []\n\n[host]\ninterval = \"1s\"").start();
+    until_state(&daemon, "connected");
+    hand_over(&daemon, "closed", 0, 1);
+    hand_over(&daemon, "open", 0, 10);
+    let status = eventually(SOON, "the refusal is shown", || {
+        let status = uplink(&daemon);
+        (status["held"].as_u64() > Some(0)).then_some(status)
+    });
+    assert!(status["held_reason"].as_str().is_some_and(|reason| reason.contains("not authorized")), "{status}");
+    let telemetry = || Ledger::of(&tap.acknowledged()).stream("telemetry").count();
+    let before = telemetry();
+    eventually(SOON, "telemetry goes on", || telemetry() > before + 1);
+    assert!(tap.refused().iter().all(|(message, _)| message.topic.ends_with("/ingest/closed")), "{:?}", tap.refused());
+}
+
+#[test]
+fn a_record_beyond_the_brokers_packet_size_is_reported_as_lost_and_the_next_one_goes() {
+    requires!(need::program("mosquitto"));
+    a_large_record_is_given_up(&Broker::builder().line("max_packet_size 4000").start());
+}
+
+#[test]
+fn a_record_that_makes_the_broker_end_the_connection_is_reported_as_lost_and_the_next_one_goes() {
+    requires!(need::program("mosquitto"));
+    a_large_record_is_given_up(&Broker::builder().line("message_size_limit 4000").start());
+}
+
+fn a_large_record_is_given_up(broker: &Broker) {
+    let subscriber = Subscriber::start(broker.port(), "tidegate/v1/#");
+    let daemon = Daemon::builder().broker(broker.port()).config(QUIET).start();
+    until_state(&daemon, "connected");
+    hand_over(&daemon, "meter", 0, 100);
+    let mut ingest = Ingest::connect(&daemon);
+    let large = ingest.put("meter", &json!({"text": "x".repeat(10_000)})).unwrap();
+    hand_over(&daemon, "meter", 101, 200);
+    let ledger = eventually(DELIVERED_WITHIN, "all but the large one", || {
+        let ledger = Ledger::of(&subscriber.messages());
+        let found = ledger.stream("ingest/meter").count();
+        if found == 199 && !ledger.losses().is_empty() {
+            Ok(ledger)
+        } else {
+            Err(format!("{found} {:?}", ledger.losses()))
+        }
+    });
+    ledger.assert_complete();
+    let losses = ledger.losses();
+    let [loss] = &losses[..] else { panic!("one loss, not {losses:?}") };
+    assert_eq!((loss.stream.as_str(), loss.from_seq, loss.to_seq), ("ingest/meter", large, large));
+    assert_eq!(loss.reason, "refused");
+}
+
+#[test]
+fn a_broker_that_does_not_return_our_own_message_is_not_connected_and_says_why() {
+    requires!(need::program("mosquitto"));
+    let broker = Broker::builder().acl("topic write tidegate/v1/#\n").start();
+    let daemon = Daemon::builder().broker(broker.port()).mqtt("keep_alive = \"2s\"").config(QUIET).start();
+    let status = until_state(&daemon, "unreachable");
+    let reason = status["reason"].as_str().unwrap();
+    assert!(reason.contains("tidegate/v1/gw-test/echo") && reason.contains("access list"), "{reason}");
+    assert!(status["next_attempt_ts_ms"].is_u64(), "{status}");
+}
+
+#[test]
+fn records_arrive_over_tls_with_a_client_certificate() {
+    requires!(need::program("mosquitto"), need::program("openssl"));
+    let pki = Pki::new();
+    let broker = Broker::builder().tls(&pki, true).start();
+    let client = pki.client("gw-test");
+    let mqtt =
+        format!("url = \"{}\"\nca = {:?}\ncert = {:?}\nkey = {:?}", broker.url(), pki.ca(), client.cert, client.key);
+    let daemon = Daemon::builder().mqtt(&mqtt).config(QUIET).start();
+    until_state(&daemon, "connected");
+    hand_over(&daemon, "meter", 0, 2_000);
+    eventually(SOON, "all are acknowledged", || {
+        let acknowledged = uplink(&daemon)["acknowledged"]["ingest"].clone();
+        if acknowledged == 2_000 { Ok(()) } else { Err(acknowledged.to_string()) }
+    });
+}
+
+/// Why a daemon with these lines of `[mqtt]` does not reach the broker.
+#[track_caller]
+fn reason_of_failure(mqtt: &str) -> String {
+    let daemon = Daemon::builder().mqtt(mqtt).config(QUIET).start();
+    until_state(&daemon, "unreachable")["reason"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn each_failure_of_tls_says_what_to_mend() {
+    requires!(need::program("mosquitto"), need::program("openssl"));
+    let pki = Pki::new();
+    let other = Pki::new();
+    let broker = Broker::builder().tls(&pki, true).start();
+    let url = format!("url = \"{}\"", broker.url());
+
+    let reason = reason_of_failure(&format!("{url}\nca = {:?}", other.ca()));
+    assert!(reason.contains("[mqtt] ca"), "another CA: {reason}");
+
+    let reason = reason_of_failure(&format!("{url}\nca = {:?}", pki.ca()));
+    assert!(reason.contains("client certificate: set [mqtt] cert and key"), "no client certificate: {reason}");
+
+    let foreign = other.client("gw-test");
+    let reason =
+        reason_of_failure(&format!("{url}\nca = {:?}\ncert = {:?}\nkey = {:?}", pki.ca(), foreign.cert, foreign.key));
+    assert!(reason.contains("does not trust [mqtt] cert"), "a client certificate of another CA: {reason}");
+
+    let plain = Broker::start();
+    let reason = reason_of_failure(&format!("url = \"mqtts://127.0.0.1:{}\"\nca = {:?}", plain.port(), pki.ca()));
+    assert!(reason.contains("TLS"), "no TLS there: {reason}");
+
+    let expired = Pki::expired();
+    let broker = Broker::builder().tls(&expired, false).start();
+    let reason = reason_of_failure(&format!("url = \"{}\"\nca = {:?}", broker.url(), expired.ca()));
+    assert!(reason.contains("expired") && reason.contains("clock"), "an expired certificate: {reason}");
+}
+
+#[test]
+fn a_refused_password_names_the_keys_to_look_at_and_a_mended_file_is_read_at_the_next_attempt() {
+    requires!(need::program("mosquitto"), need::program("mosquitto_passwd"));
+    let broker = Broker::builder().password("gw-test", "secret").start();
+    let folder = tidegate_tests::Scratch::new("password");
+    let file = folder.write("password", "wrong\n");
+    let mqtt = format!("url = \"{}\"\nuser = \"gw-test\"\npassword_file = {file:?}", broker.url());
+    let daemon = Daemon::builder().mqtt(&mqtt).config(QUIET).start();
+    let status = until_state(&daemon, "unreachable");
+    let reason = status["reason"].as_str().unwrap();
+    assert!(reason.contains("[mqtt] user") && reason.contains("password_file"), "{reason}");
+    folder.write("password", "secret\n");
+    until_state(&daemon, "connected");
+}
