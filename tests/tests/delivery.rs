@@ -29,13 +29,10 @@ fn hand_over(daemon: &Daemon, name: &str, from: u64, to: u64) {
     let mut next = from;
     while next < to {
         let end = to.min(next + PIPELINE);
-        let mut lines = String::new();
-        for n in next..end {
-            lines.push_str(&format!(
-                "{}\n",
-                json!({"name": name, "data": {"n": n, "text": "0123456789abcdefghijklmnopqrstuvwxyz"}})
-            ));
-        }
+        let line = |n| {
+            format!("{}\n", json!({"name": name, "data": {"n": n, "text": "0123456789abcdefghijklmnopqrstuvwxyz"}}))
+        };
+        let lines: String = (next..end).map(line).collect();
         ingest.send_raw(lines.as_bytes()).unwrap();
         for _ in next..end {
             let answer = ingest.answer().unwrap();
@@ -169,16 +166,36 @@ fn records_keep_their_numbers_when_the_daemon_is_killed_with_records_in_flight()
 }
 
 #[test]
-fn events_overtake_a_backlog_of_telemetry() {
+fn a_full_spool_loses_the_oldest_and_says_so_before_anything_else() {
     requires!(need::program("mosquitto"));
     let mut broker = Broker::start();
     let tap = Tap::before(&broker);
     broker.kill();
-    let daemon = Daemon::builder().broker(tap.port()).config(QUIET).start();
-    hand_over(&daemon, "meter", 0, 5_000);
+    let small = format!("{QUIET}\n\n[spool]\nmax_size = \"48MiB\"");
+    let daemon = Daemon::builder().broker(tap.port()).config(&small).start();
+    let mut ingest = Ingest::connect(&daemon);
+    // 75 MiB in records of 60 KiB.
+    let text = "x".repeat(60_000);
+    for n in 0..1_300 {
+        ingest.put("meter", &json!({"n": n, "text": text})).unwrap();
+    }
     broker.start_again();
     until_state(&daemon, "connected");
-    until_delivered(&tap, "ingest/meter", 5_000);
+    let newest = eventually(DELIVERED_WITHIN, "the newest record", || {
+        let acknowledged = tap.acknowledged();
+        let newest =
+            acknowledged.iter().any(|message| message.topic.ends_with("/meter") && message.json()["seq"] == 1_300);
+        newest.then(|| Ledger::of(&acknowledged))
+    });
+    newest.assert_complete();
+    let losses = newest.losses();
+    assert!(
+        !losses.is_empty() && losses.iter().all(|loss| loss.reason == "evicted" && loss.stream == "ingest/meter"),
+        "{losses:?}"
+    );
+    let of_the_spool = |message: &tidegate_tests::Message| message.json()["stream"].is_string();
+    let first = tap.acknowledged().into_iter().find(of_the_spool).unwrap();
+    assert!(first.topic.ends_with("/event/loss"), "{}", first.topic);
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub struct Report<'a> {
     pub from_seq: u64,
     /// Last sequence, inclusive.
     pub to_seq: u64,
+    /// Records lost in the range: fewer than it spans where ranges had to be merged.
+    pub count: u64,
     /// `evicted`, `damaged`, `unknown` or `refused`.
     pub reason: &'static str,
     /// What a person should know beyond the reason.
@@ -41,8 +43,7 @@ impl Report<'_> {
     /// The record that reports it, for the spool of this epoch.
     #[must_use]
     pub fn record(&self, epoch: &[u8; 16]) -> Record {
-        let Self { stream, from_seq, to_seq, reason, detail } = self;
-        let count = to_seq - from_seq + 1;
+        let Self { stream, from_seq, to_seq, count, reason, detail } = self;
         let mut data = json!({
             "stream": stream, "from_seq": from_seq, "to_seq": to_seq, "count": count, "reason": reason,
             "epoch": Uuid(epoch).to_string(),
@@ -91,7 +92,8 @@ fn report_of(loss: &Loss) -> Report<'_> {
         LossReason::Damaged => "damaged",
         LossReason::Unknown => "unknown",
     };
-    Report { stream: &loss.stream, from_seq: loss.from_seq, to_seq: loss.to_seq, reason, detail: None }
+    let Loss { stream, from_seq, to_seq, count, .. } = loss;
+    Report { stream, from_seq: *from_seq, to_seq: *to_seq, count: *count, reason, detail: None }
 }
 
 #[cfg(test)]
@@ -99,8 +101,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn report_counts_the_range_inclusively() {
-        let report = Report { stream: "telemetry", from_seq: 5, to_seq: 9, reason: "evicted", detail: None };
+    fn report_carries_range_count_and_epoch() {
+        let report = Report { stream: "telemetry", from_seq: 5, to_seq: 9, count: 5, reason: "evicted", detail: None };
         let record = report.record(&[1; 16]);
         assert_eq!(&*record.topic, "event/loss");
         let data: serde_json::Value = serde_json::from_slice(&record.data).unwrap();

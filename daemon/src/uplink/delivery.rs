@@ -14,8 +14,8 @@
 use std::{collections::BTreeMap, mem, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::stream::FuturesUnordered;
-use tidegate_spool::{Entry, LaneId, Position, Spool};
-use tokio::time::Instant;
+use tidegate_spool::{Entry, LaneId, Position, Spool, Stats};
+use tokio::{sync::watch, time::Instant};
 use tracing::{error, warn};
 
 use super::{
@@ -89,7 +89,8 @@ pub(super) struct Delivery {
     spool: Spool,
     sink: Sink,
     topics: Topics,
-    epoch: [u8; 16],
+    /// For the epoch, which is known once the spool is open.
+    stats: watch::Receiver<Stats>,
     max_packet_bytes: usize,
     lanes: Lanes,
     ledger: Ledger<Parcel>,
@@ -169,7 +170,7 @@ impl Delivery {
             spool: spool.clone(),
             sink,
             topics,
-            epoch: spool.stats().borrow().epoch,
+            stats: spool.stats(),
             max_packet_bytes: granted.max_packet_bytes,
             lanes: Lanes::open(spool),
             ledger: Ledger::new(LANES.len(), limits),
@@ -214,7 +215,7 @@ impl Delivery {
         entry: &Entry,
         now: Instant,
     ) -> Result<(), NotSent> {
-        let message = self.topics.message(&self.epoch, entry);
+        let message = self.topics.message(&self.stats.borrow().epoch, entry);
         let parcel = Parcel { stream: Arc::clone(&entry.stream), seq: entry.seq, message: message.clone() };
         let token = self.ledger.admit(lane, entry.position, entry.payload.len(), parcel);
         match message {
@@ -332,7 +333,7 @@ impl Delivery {
             return;
         }
         let batch: Vec<_> = self.losses.waiting.drain(..count).collect();
-        let records = reports(&batch, &self.epoch);
+        let records = reports(&batch, &self.stats.borrow().epoch);
         let sink = self.sink.clone();
         self.losses.reporting = Some(Box::pin(async move {
             let stored = if records.is_empty() { Ok(()) } else { sink.put(records).await.map(drop) };
@@ -428,13 +429,14 @@ fn reports(lost: &[Lost], epoch: &[u8; 16]) -> Vec<Record> {
             && (run.stream, run.to_seq + 1, *run_cause) == (&**stream, *seq, *cause)
         {
             run.to_seq = *seq;
+            run.count += 1;
             continue;
         }
         let (reason, detail) = match cause {
             Cause::Refused(refusal) => ("refused", Some(refusal.to_string())),
             Cause::Damaged => ("damaged", Some("the stored bytes are no record of this version".to_owned())),
         };
-        runs.push((Report { stream, from_seq: *seq, to_seq: *seq, reason, detail }, *cause));
+        runs.push((Report { stream, from_seq: *seq, to_seq: *seq, count: 1, reason, detail }, *cause));
     }
     runs.iter().map(|(report, _)| report.record(epoch)).collect()
 }

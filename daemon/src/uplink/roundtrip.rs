@@ -5,11 +5,13 @@
 //! broker, and believes in the connection only while it comes back.
 //!
 //! ```text
-//!            due                     answered
-//!   Idle ───────────► Waiting ──────────────────► Idle (next one due in `interval`)
-//!                        │ bound passed, nothing heard
-//!                        └──────────────────────► dead: tear the connection down
+//!               subscribed         due               answered
+//!   Subscribing ────────────► Idle ─────► Waiting ──────────────► Idle (next one due in `interval`)
+//!        │                                   │ bound passed, nothing heard
+//!        └───────────────────────────────────┴──► dead: tear the connection down
 //! ```
+//!
+//! The first nonce waits for the subscription's acknowledgement: one that overtakes it never comes back.
 //!
 //! On a slow link the nonce waits behind the records that are in flight before it. So each acknowledgement,
 //! which proves that the link moves, gives it time again; but no more than [`PATIENCE`] bounds in all, since a
@@ -34,6 +36,7 @@ pub(super) struct RoundTrip {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
+    Subscribing { since: Instant },
     Idle { due: Instant },
     Waiting { nonce: u64, sent: Instant, deadline: Instant },
 }
@@ -53,16 +56,25 @@ pub(super) enum Step {
 }
 
 impl RoundTrip {
-    /// The first nonce is due at once. Half a keep-alive between nonces and half for the answer: a dead broker
+    /// The subscription is under way. Half a keep-alive between nonces and half for the answer: a dead broker
     /// is noticed within one keep-alive, sooner than the protocol itself would (1.5 of them, MQTT 5, 3.1.2.10).
     pub(super) fn new(keep_alive: Duration, now: Instant) -> Self {
         let half = (keep_alive / 2).max(SHORTEST_BOUND);
-        Self { interval: half, bound: half, state: State::Idle { due: now } }
+        Self { interval: half, bound: half, state: State::Subscribing { since: now } }
+    }
+
+    /// What we send ourselves will come back from now on: the first nonce is due.
+    pub(super) fn subscribed(&mut self, now: Instant) {
+        if let State::Subscribing { .. } = self.state {
+            self.state = State::Idle { due: now };
+        }
     }
 
     /// What to do at `now`; `fresh` makes a nonce.
     pub(super) fn step(&mut self, now: Instant, fresh: impl FnOnce() -> u64) -> Step {
         match self.state {
+            State::Subscribing { since } if now < since + self.bound => Step::Wait(since + self.bound),
+            State::Subscribing { since } => Step::Dead { waited: now - since },
             State::Idle { due } if now < due => Step::Wait(due),
             State::Idle { .. } => {
                 let nonce = fresh();
@@ -103,12 +115,21 @@ mod tests {
     fn sent() -> (RoundTrip, Instant) {
         let now = Instant::now();
         let mut trip = RoundTrip::new(KEEP_ALIVE, now);
+        trip.subscribed(now);
         assert_eq!(trip.step(now, || 7), Step::Send(7));
         (trip, now)
     }
 
     #[test]
-    fn first_nonce_is_due_at_once_and_the_next_half_a_keep_alive_after_the_answer() {
+    fn no_nonce_overtakes_the_subscription_and_one_that_is_never_granted_means_dead() {
+        let now = Instant::now();
+        let mut trip = RoundTrip::new(KEEP_ALIVE, now);
+        assert_eq!(trip.step(now, || 7), Step::Wait(now + HALF));
+        assert_eq!(trip.step(now + HALF, || 7), Step::Dead { waited: HALF });
+    }
+
+    #[test]
+    fn first_nonce_is_due_when_subscribed_and_the_next_half_a_keep_alive_after_the_answer() {
         let (mut trip, start) = sent();
         let back = start + Duration::from_millis(30);
         assert_eq!(trip.returned(7, back), Some(Duration::from_millis(30)));
@@ -129,6 +150,8 @@ mod tests {
         assert_eq!(trip.returned(6, start), None);
         assert!(trip.returned(7, start).is_some());
         assert_eq!(trip.returned(7, start), None);
+        trip.subscribed(start);
+        assert_eq!(trip.step(start, || 0), Step::Wait(start + HALF), "a second grant changes nothing");
     }
 
     #[test]
@@ -150,6 +173,7 @@ mod tests {
     fn a_short_keep_alive_still_leaves_time_for_a_satellite() {
         let now = Instant::now();
         let mut trip = RoundTrip::new(Duration::from_secs(1), now);
+        trip.subscribed(now);
         trip.step(now, || 1);
         assert_eq!(trip.step(now + Duration::from_secs(1), || 0), Step::Wait(now + SHORTEST_BOUND));
     }

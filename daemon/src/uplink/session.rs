@@ -42,7 +42,7 @@ pub(super) enum Broken {
     #[error(transparent)]
     Link(#[from] LinkError),
     /// Our own message did not come back.
-    #[error("the broker took our message and did not return it within {} s: it is stuck, or its access list forbids reading {topic}", waited.as_secs())]
+    #[error("our own message did not come back on {topic} within {} s: the broker is stuck, or its access list forbids reading there", waited.as_secs())]
     NoEcho {
         /// Where it should have come.
         topic: String,
@@ -242,6 +242,7 @@ impl<'a> Session<'a> {
             (Sent::Subscription, Outcome::Refused(_)) => {
                 return Err(Broken::Forbidden { what: "subscribe to", topic: self.topics.echo() });
             }
+            (Sent::Subscription, Outcome::Acknowledged) => self.round_trip.subscribed(now),
             (Sent::Echo, Outcome::Refused(_)) => {
                 return Err(Broken::Forbidden { what: "publish to", topic: self.topics.echo() });
             }
