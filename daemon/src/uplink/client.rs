@@ -390,9 +390,13 @@ fn outcome(answer: &Result<PublishResult, PublishNoticeError>) -> Outcome {
 fn explain(error: ConnectionError) -> LinkError {
     match error {
         ConnectionError::Timeout(_) => LinkError::Silent(CONNECT_WITHIN),
-        ConnectionError::Io(error)
-        | ConnectionError::Tls(TlsError::Io(error))
-        | ConnectionError::MqttState(StateError::Io(error)) => explain_io(&error),
+        ConnectionError::Tls(TlsError::Io(error)) => match explain_io(&error) {
+            LinkError::Network(text) => {
+                LinkError::Tls(format!("the handshake broke off ({text}); does the broker speak TLS on this port?"))
+            }
+            other => other,
+        },
+        ConnectionError::Io(error) | ConnectionError::MqttState(StateError::Io(error)) => explain_io(&error),
         ConnectionError::MqttState(StateError::Deserialization(rumqttc::mqttbytes::Error::Io(error))) => {
             explain_io(&error)
         }

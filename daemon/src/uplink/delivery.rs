@@ -20,7 +20,7 @@ use tracing::{error, warn};
 
 use super::{
     backoff::Backoff,
-    caution::{Caution, Exposed},
+    caution::{Caution, Exposed, Suspect},
     client::{Connection, Granted, Message, NotSent, Outcome},
     inflight::{Ledger, Limits, Token},
     lanes::{LANES, Lanes},
@@ -115,13 +115,25 @@ struct Parcel {
     message: Option<Message>,
 }
 
-/// Records that the broker refused for now.
+/// What one connection's delivery leaves to the next.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    caution: Caution,
+    retries: Retries,
+}
+
+/// Records that the broker refused for now. Their wait outlasts the connection: some brokers close it when they
+/// refuse (mosquitto 2.0 without an in-flight limit), and the other lanes shall get their turn in between.
 #[derive(Debug, Default)]
 struct Retries {
     tokens: Vec<Token>,
+    /// Those that an earlier connection left, still to be read from the spool again.
+    left: Vec<Suspect>,
     at: Option<Instant>,
     backoff: Backoff,
     last_round: Option<Instant>,
+    /// The last refusal, also a permanent one.
+    reason: Option<Refusal>,
 }
 
 /// Records that will never be delivered, until that is on disk.
@@ -157,12 +169,12 @@ struct Tally {
     refused: BTreeMap<Refusal, u64>,
     given_up: u64,
     damaged: u64,
-    last_refusal: Option<Refusal>,
 }
 
 impl Delivery {
     /// Starts at the cursors: whatever an earlier connection left without an answer goes again.
-    pub(super) fn new(spool: &Spool, sink: Sink, topics: Topics, granted: &Granted, caution: Caution) -> Self {
+    pub(super) fn new(spool: &Spool, sink: Sink, topics: Topics, granted: &Granted, memory: Memory) -> Self {
+        let Memory { caution, retries } = memory;
         let window = usize::from(granted.receive_maximum.min(MAX_IN_FLIGHT));
         let (records, one_by_one) = if caution.is_one_by_one() { (1, ONE_BY_ONE) } else { (window, 0) };
         let limits = Limits { records, bytes: MAX_IN_FLIGHT_BYTES, span: SPAN };
@@ -178,7 +190,7 @@ impl Delivery {
             one_by_one,
             window,
             moved: [None; LANES.len()],
-            retries: Retries::default(),
+            retries,
             losses: Losses::default(),
             tally: Tally::default(),
         }
@@ -224,6 +236,11 @@ impl Delivery {
                 self.refused(token, Refusal::EndsConnection, now);
                 self.trust();
             }
+            Some(_) if self.retries.still_wait_for(&entry.stream, entry.seq) => {
+                if self.ledger.hold(token) {
+                    self.retries.tokens.push(token);
+                }
+            }
             Some(message) if message.packet_bytes() > self.max_packet_bytes => {
                 self.refused(token, Refusal::TooLarge, now);
             }
@@ -265,7 +282,7 @@ impl Delivery {
     }
 
     /// Ends the delivery: what the next one has to know.
-    pub(super) fn finish(mut self, objection: bool) -> Caution {
+    pub(super) fn finish(mut self, objection: bool) -> Memory {
         if objection {
             let mut exposed = self.ledger.exposed();
             self.caution.objected(match (exposed.next(), exposed.next()) {
@@ -274,7 +291,9 @@ impl Delivery {
                 (Some(_), Some(_)) => Exposed::Many,
             });
         }
-        self.caution
+        let held = mem::take(&mut self.retries.tokens).into_iter().filter_map(|token| self.ledger.get(token));
+        self.retries.left.extend(held.map(|parcel| (Arc::clone(&parcel.stream), parcel.seq)));
+        Memory { caution: self.caution, retries: self.retries }
     }
 
     fn settle(&mut self, token: Token) {
@@ -285,7 +304,7 @@ impl Delivery {
 
     fn refused(&mut self, token: Token, refusal: Refusal, now: Instant) {
         *self.tally.refused.entry(refusal).or_default() += 1;
-        self.tally.last_refusal = Some(refusal);
+        self.retries.reason = Some(refusal);
         if refusal.is_permanent() {
             self.give_up(token, Cause::Refused(refusal));
         } else if self.ledger.hold(token) {
@@ -309,6 +328,7 @@ impl Delivery {
 
     fn send_again(&mut self, link: &Connection, answers: &Answers, now: Instant) -> Result<(), NotSent> {
         self.retries.at = None;
+        self.retries.left.clear();
         self.retries.last_round = Some(now);
         // In the lanes' order, which is also each stream's.
         let mut tokens = mem::take(&mut self.retries.tokens);
@@ -393,12 +413,8 @@ impl Delivery {
         for (refusal, count) in &tally.refused {
             *status.refused.entry(*refusal).or_default() += count;
         }
-        if let Some(refusal) = tally.last_refusal {
-            status.held_reason = Some(refusal.to_string());
-        }
-        if status.held == 0 {
-            status.held_reason = None;
-        }
+        let reason = self.retries.reason.filter(|_| status.held > 0);
+        status.held_reason = reason.map(|refusal| refusal.to_string());
         event + ingest + telemetry + tally.given_up + tally.damaged > 0
             || !tally.refused.is_empty()
             || before != (status.in_flight, status.held)
@@ -406,6 +422,11 @@ impl Delivery {
 }
 
 impl Retries {
+    /// Whether an earlier connection left this record to wait, and the wait is not over.
+    fn still_wait_for(&self, stream: &str, seq: u64) -> bool {
+        self.at.is_some() && self.left.iter().any(|(left, number)| (&**left, *number) == (stream, seq))
+    }
+
     fn hold(&mut self, token: Token, refusal: Refusal, now: Instant) {
         self.tokens.push(token);
         if self.at.is_some() {

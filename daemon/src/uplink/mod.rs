@@ -54,8 +54,8 @@ pub use status::{Delivered, LinkState, UplinkStatus};
 
 use self::{
     backoff::Backoff,
-    caution::Caution,
     client::{Connection, Granted, LinkError, Message, Options},
+    delivery::Memory,
     session::{Context, Ended, Session, changed, time_to_leave},
     topics::Topics,
 };
@@ -101,7 +101,7 @@ impl Uplink {
     /// Connects and delivers until shutdown.
     pub async fn run(mut self) {
         let mut backoff = Backoff::default();
-        let mut caution = Caution::default();
+        let mut memory = Memory::default();
         let mut sessions: u64 = 0;
         while !self.shutdown.is_cancelled() {
             let identity = Identity::of(&self.config.borrow_and_update());
@@ -120,7 +120,7 @@ impl Uplink {
                         status.reconnects = sessions;
                     });
                     sessions += 1;
-                    self.session(&identity, link, &granted, &mut caution).await
+                    self.session(&identity, link, &granted, &mut memory).await
                 }
                 Some(Err(error)) => Ended::Broken { cause: error.into(), connected_for: None },
             };
@@ -155,7 +155,7 @@ impl Uplink {
         identity: &Identity,
         link: Connection,
         granted: &Granted,
-        caution: &mut Caution,
+        memory: &mut Memory,
     ) -> Ended {
         let topics = Topics::new(&identity.mqtt.root, &identity.gateway);
         let context = Context {
@@ -164,7 +164,7 @@ impl Uplink {
             clock: &self.clock,
             features: &mut self.features,
             status: &self.status,
-            caution,
+            memory,
         };
         let leave = time_to_leave(&self.shutdown, reconfigured(&mut self.config, identity));
         Session::new(context, topics, link, granted).run(leave).await

@@ -6,7 +6,7 @@
 //!                                         └── no answer, refused, closed by either side ──► broken
 //! ```
 
-use std::{future::pending, time::Duration};
+use std::{future::pending, mem, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -21,9 +21,8 @@ use tracing::{info, warn};
 
 use super::{
     birth::{self, Farewell, Features},
-    caution::Caution,
     client::{Connection, Granted, LinkError, Message, NotSent, Outcome},
-    delivery::{Answers, Delivery, Sent, publish},
+    delivery::{Answers, Delivery, Memory, Sent, publish},
     roundtrip::{RoundTrip, Step},
     status::{LinkState, UplinkStatus},
     topics::Topics,
@@ -81,7 +80,7 @@ pub(super) struct Context<'a> {
     pub(super) features: &'a mut watch::Receiver<Features>,
     pub(super) status: &'a watch::Sender<UplinkStatus>,
     /// Remembered from connection to connection.
-    pub(super) caution: &'a mut Caution,
+    pub(super) memory: &'a mut Memory,
 }
 
 /// A running session.
@@ -100,8 +99,8 @@ pub(super) struct Session<'a> {
 impl<'a> Session<'a> {
     /// On a connection that the broker accepted.
     pub(super) fn new(context: Context<'a>, topics: Topics, link: Connection, granted: &Granted) -> Self {
-        let delivery =
-            Delivery::new(context.spool, context.sink.clone(), topics.clone(), granted, context.caution.clone());
+        let memory = mem::take(context.memory);
+        let delivery = Delivery::new(context.spool, context.sink.clone(), topics.clone(), granted, memory);
         let round_trip = RoundTrip::new(granted.keep_alive, Instant::now());
         let retain = granted.retain;
         Self { context, topics, link, retain, answers: Answers::new(), round_trip, connected: None, delivery }
@@ -113,8 +112,6 @@ impl<'a> Session<'a> {
             farewell = leave => Ok(farewell),
             broken = self.deliver() => Err(broken),
         };
-        // What was acknowledged and not told yet; the loop may have been cut off in between.
-        self.delivery.move_cursors().await;
         let (ended, objection) = match outcome {
             Ok(farewell) => {
                 self.say_farewell(farewell).await;
@@ -122,12 +119,28 @@ impl<'a> Session<'a> {
             }
             Err(cause) => {
                 let objection = matches!(&cause, Broken::Link(error) if error.is_objection());
+                let cause = self.take_last_answers().unwrap_or(cause);
                 (Ended::Broken { cause, connected_for: self.connected.map(|since| since.elapsed()) }, objection)
             }
         };
-        *self.context.caution = self.delivery.finish(objection);
-        self.context.status.send_modify(|status| (status.in_flight, status.held) = (0, 0));
+        self.delivery.move_cursors().await;
+        let Self { context, mut delivery, .. } = self;
+        context.status.send_modify(|status| {
+            delivery.account(status);
+            status.in_flight = 0;
+        });
+        *context.memory = delivery.finish(objection);
         ended
+    }
+
+    /// What was answered before the end counts: a broker may refuse something and close the connection at once.
+    /// Returns what says more than the end itself.
+    fn take_last_answers(&mut self) -> Option<Broken> {
+        let mut cause = None;
+        while let Some(Some((sent, outcome))) = self.answers.next().now_or_never() {
+            cause = self.take_answer(sent, outcome, Instant::now()).err().or(cause);
+        }
+        cause
     }
 
     async fn deliver(&mut self) -> Broken {
@@ -184,7 +197,7 @@ impl<'a> Session<'a> {
         self.delivery.move_cursors().await;
         let (delivery, unexpected) = (&mut self.delivery, self.link.unexpected());
         self.context.status.send_if_modified(|status| {
-            let heard = std::mem::replace(&mut status.unexpected_messages, unexpected) != unexpected;
+            let heard = mem::replace(&mut status.unexpected_messages, unexpected) != unexpected;
             delivery.account(status) || heard
         });
         Ok(())
@@ -267,9 +280,6 @@ impl<'a> Session<'a> {
                 return;
             }
         }
-        self.delivery.move_cursors().await;
-        let Self { delivery, context, .. } = self;
-        context.status.send_if_modified(|status| delivery.account(status));
         self.link.disconnect(DISCONNECT_WITHIN).await;
     }
 

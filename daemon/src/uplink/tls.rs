@@ -169,7 +169,7 @@ fn contents(key: &'static str, path: &Path) -> Result<Vec<u8>, CredentialError> 
 pub(super) fn explain(error: &rustls::Error) -> String {
     let meaning = match error {
         rustls::Error::InvalidCertificate(reason) => match reason {
-            CertificateError::UnknownIssuer => {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "the broker's certificate is not issued by a CA that [mqtt] ca (or, without it, this system) trusts"
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
