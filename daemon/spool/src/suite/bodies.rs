@@ -85,8 +85,9 @@ pub(super) async fn delivered_segments_are_removed(bench: &impl Bench) {
     spool.acknowledge(EVENT, last_position(&read_all(&spool, EVENT).await)).await;
     assert!(read_all(&spool, EVENT).await.is_empty());
     assert!(spool.losses().await.is_empty());
-    let stats = spool.stats().borrow().clone();
-    assert_eq!((stats.lanes[0].segments, stats.lanes[0].pending_records), (1, 0));
+    let mut stats = spool.stats();
+    let lane = stats.wait_for(|stats| stats.lanes[0].segments == 1).await.unwrap().lanes[0].clone();
+    assert_eq!(lane.pending_records, 0);
     spool.close().await;
     let (spool, recovery) = bench.open(bench.options()).await.unwrap();
     assert_eq!(recovery.pending_records, 0);

@@ -14,8 +14,7 @@ use tokio::{
 use super::{Bench, EVENT, SEGMENT, TELEMETRY, small};
 use crate::{
     Append, Entry, LaneId, LossReason, OpenError, Options, ReadFrom, Recovery, Spool, Stats,
-    engine::{Entropy, MAX_COMMANDS},
-    open::serve,
+    engine::{Engine, Entropy, MAX_COMMANDS},
     storage::model::Model,
 };
 
@@ -35,15 +34,24 @@ impl Bench for Modeled {
 type Task = JoinHandle<()>;
 
 async fn start(disk: &Model, options: Options) -> Result<(Spool, Recovery, Task), OpenError> {
-    let (commands, queue) = mpsc::channel(MAX_COMMANDS);
+    let (commands, mut queue) = mpsc::channel(MAX_COMMANDS);
     let (sender, stats) = watch::channel(Stats::default());
     let (opened, answer) = oneshot::channel();
     let mut random = disk.random();
     let entropy = Entropy { epoch: std::array::from_fn(|_| random.u8(..)), salts: random };
-    let engine = serve(disk.clone(), options, entropy, queue, sender, opened);
+    let engine = Engine::open(disk.clone(), options, entropy, sender);
     let task = tokio::task::spawn_local(async move {
-        if let Some(reply) = engine.await {
-            let _caller_gone = reply.send(());
+        // A test that no longer waits for an answer needs none.
+        match engine.await {
+            Ok((engine, recovery)) => {
+                let _sent = opened.send(Ok(recovery));
+                if let Some(reply) = engine.run(&mut queue).await {
+                    let _sent = reply.send(());
+                }
+            }
+            Err(error) => {
+                let _sent = opened.send(Err(error));
+            }
         }
     });
     let recovery = tokio::select! {
