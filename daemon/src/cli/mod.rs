@@ -12,6 +12,7 @@ mod client;
 mod flows;
 mod run;
 mod send;
+mod spool;
 mod status;
 mod table;
 
@@ -54,6 +55,8 @@ enum Command {
     Status(status::Args),
     /// Show the flows that the kernel's table holds now
     Flows(flows::Args),
+    /// Look into the spool on disk
+    Spool(spool::Args),
     /// Measure what tidegate costs on this machine
     Bench(bench::Args),
     /// Hand records over to the running daemon
@@ -69,6 +72,7 @@ impl Cli {
             Command::CheckConfig(args) => check_config::run(&args),
             Command::Status(args) => status::run(&args),
             Command::Flows(args) => flows::run(&args),
+            Command::Spool(args) => spool::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Send(args) => send::run(&args),
         }

@@ -111,14 +111,17 @@ fn screen(status: &Value) -> String {
         })
         .collect();
     let headline = if problems.is_empty() { format!("{GOOD}all is well{GOOD:#}\n") } else { problems.concat() };
-    let identity = format!(
+    let mut identity = format!(
         "gateway {}, tidegate {}, up {}",
         text(&status["gateway"]),
         text(&status["version"]),
         table::span(number(&status["up_s"]))
     );
-    [headline, format!("\n{HEAD}{identity}{HEAD:#}\n"), uplink(status), spool(status), ingest(status), traffic(status)]
-        .concat()
+    if let Some(resident) = status["host"]["last"]["self"]["resident_bytes"].as_u64() {
+        identity += &format!(", {} resident", table::bytes(resident));
+    }
+    let heading = format!("\n{HEAD}{identity}{HEAD:#}\n");
+    [headline, heading, uplink(status), spool(status), ingest(status), traffic(status), unavailable(status)].concat()
 }
 
 fn uplink(status: &Value) -> String {
@@ -149,7 +152,7 @@ fn uplink(status: &Value) -> String {
 
 fn spool(status: &Value) -> String {
     let spool = &status["spool"];
-    let mut block = format!(
+    let block = format!(
         "\n{HEAD}spool{HEAD:#}    {} of {}, {} waiting, {} lost, {}{}\n",
         table::bytes(number(&spool["bytes"])),
         table::bytes(number(&spool["max_size_bytes"])),
@@ -158,9 +161,6 @@ fn spool(status: &Value) -> String {
         text(&spool["io"]),
         if spool["direct"] == true { " direct" } else { "" },
     );
-    if let Some(reason) = spool["io_reason"].as_str() {
-        block += &format!("         {}\n", table::printable(reason));
-    }
     let now = number(&status["ts_ms"]);
     let mut lanes = Table::new(["lane", ">waiting", ">on disk", "oldest"]);
     for lane in list(&spool["lanes"]) {
@@ -219,6 +219,18 @@ fn traffic(status: &Value) -> String {
         block += &flows::as_table(top).render("         ");
     }
     block
+}
+
+/// What this machine does not do, where that is no problem of anybody's: it is said, not shouted.
+fn unavailable(status: &Value) -> String {
+    let host = status["host"]["last"]["unavailable"].as_object().into_iter().flatten();
+    let spool = status["spool"]["io_reason"].as_str().map(|reason| ("preferred spool I/O", reason));
+    let missing = host.map(|(what, why)| (what.as_str(), why.as_str().unwrap_or_default())).chain(spool);
+    let mut rows = Table::new(["what", "why"]);
+    for (what, why) in missing {
+        rows.row([what.to_owned(), why.to_owned()]);
+    }
+    if rows.is_empty() { String::new() } else { format!("\n{HEAD}not available{HEAD:#}\n{}", rows.render("         ")) }
 }
 
 pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> {

@@ -19,6 +19,7 @@ pub struct BrokerBuilder {
     tls: Option<Tls>,
     password: Option<(String, String)>,
     acl: Option<String>,
+    quiet: bool,
     extra: String,
 }
 
@@ -68,6 +69,13 @@ impl BrokerBuilder {
         self
     }
 
+    /// Logs errors only: for benches, where every packet's line in the log would be measured, too.
+    #[must_use]
+    pub const fn quiet(mut self) -> Self {
+        self.quiet = true;
+        self
+    }
+
     /// A further line of mosquitto.conf(5).
     #[must_use]
     pub fn line(mut self, line: &str) -> Self {
@@ -108,7 +116,8 @@ impl BrokerBuilder {
         // A subscriber gets every message at once, however slowly it acknowledges; nothing is queued away.
         let mut config = format!(
             "listener {port} 127.0.0.1\nmax_inflight_messages 0\nmax_queued_messages 0\n\
-             set_tcp_nodelay true\nlog_dest stdout\nlog_type all\nconnection_messages true\n"
+             set_tcp_nodelay true\nlog_dest stdout\nlog_type {}\nconnection_messages true\n",
+            if self.quiet { "error" } else { "all" }
         );
         let mut line = |text: std::fmt::Arguments<'_>| writeln!(config, "{text}").expect("a string takes all");
         line(format_args!("allow_anonymous {}", self.password.is_none()));

@@ -3,6 +3,7 @@
 //! These machines are noisy, so a figure never stands alone: cases are measured in rounds, each round in another
 //! order, and the median of the rounds is shown beside its reference of the same run.
 
+mod deliver;
 mod footprint;
 mod row;
 mod traffic;
@@ -35,7 +36,8 @@ fn main() {
     let arguments = Arguments::parse();
     let plan = Plan { rounds: arguments.rounds.max(1), window: Duration::from_secs(arguments.seconds.max(1)) };
     let wanted = |name: &str| arguments.benches.is_empty() || arguments.benches.iter().any(|bench| bench == name);
-    let benches: [(&str, fn(Plan) -> Vec<row::Row>); 2] = [("footprint", footprint::run), ("traffic", traffic::run)];
+    let benches: [(&str, fn(Plan) -> Vec<row::Row>); 3] =
+        [("footprint", footprint::run), ("deliver", deliver::run), ("traffic", traffic::run)];
     for (_, bench) in benches.iter().filter(|(name, _)| wanted(name)) {
         for row in bench(plan) {
             if arguments.json {
