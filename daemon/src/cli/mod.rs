@@ -47,19 +47,13 @@ struct ConfigArg {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the daemon in the foreground
+    // A doc comment here would stand in the place of what each command's `Args` say of it.
     Run(run::Args),
-    /// Check the configuration and show what is in force
     CheckConfig(check_config::Args),
-    /// Show what the daemon does, the worst problem first
     Status(status::Args),
-    /// Show the flows that the kernel's table holds now
     Flows(flows::Args),
-    /// Look into the spool on disk
     Spool(spool::Args),
-    /// Measure what tidegate costs on this machine
     Bench(bench::Args),
-    /// Hand records over to the running daemon
     Send(send::Args),
 }
 

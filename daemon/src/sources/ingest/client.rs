@@ -33,6 +33,8 @@ use crate::{
 
 /// What every connection may buffer.
 const SMALL_BUFFER_BYTES: usize = 4 << 10;
+/// Lines of one commit without a large buffer: the answer to an empty line is longer than the line, 64 of them are 8 KiB.
+const SMALL_BATCH_LINES: usize = 64;
 /// What a connection may buffer that has one of the large buffers: the longest line and the beginning of the next.
 const LARGE_BUFFER_BYTES: usize = MAX_LINE_BYTES + SMALL_BUFFER_BYTES;
 /// Large buffers, for long lines and for clients that send many short ones: 64 × 68 KiB are 4.25 MiB, as much
@@ -119,8 +121,9 @@ impl Client<'_> {
 
     async fn serve_until(&mut self, shutdown: &CancellationToken) -> Result<std::convert::Infallible, Ended> {
         loop {
+            let most = if self.large.is_some() { MAX_UNANSWERED } else { SMALL_BATCH_LINES };
             let mut batch = Vec::new();
-            while batch.len() < MAX_UNANSWERED
+            while batch.len() < most
                 && let Some(line) = self.lines.next()
             {
                 batch.push(read_line(line));

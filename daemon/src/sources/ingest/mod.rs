@@ -8,10 +8,11 @@
 //! than this, or disturb the others:
 //!
 //! - [`MAX_CONNECTIONS`] at a time, fewer where the limit on open files asks for it; the next is told `busy` and closed.
-//! - An idle connection has no buffer. One that sends has 4 KiB, and its batch as much again: 1,024 × 8 KiB are 8 MiB
-//!   at the very worst. Longer lines and bulk need one of 64 large buffers: 64 × 2 × 68 KiB are 8.5 MiB. A client that
-//!   wants one when none is free waits for it; those with short lines do not.
-//! - 256 lines are one batch: one commit, one write of answers.
+//! - An idle connection has no buffer. One that sends has 4 KiB, its records as much again, and their answers up to
+//!   8 KiB: 1,024 × 16 KiB are 16 MiB at the very worst. Longer lines and bulk need one of 64 large buffers:
+//!   64 × (2 × 68 + 32) KiB are 10.5 MiB. A client that wants one when none is free waits for it; those with short
+//!   lines do not.
+//! - At most 256 lines are one batch: one commit, one write of answers.
 //! - A line must end within 30 s of its first byte, answers must be read within 30 s; silence between lines is free.
 //! - 32 names, each a stream of the spool.
 
