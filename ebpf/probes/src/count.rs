@@ -12,12 +12,12 @@ const OTHER: u32 = 0;
 /// Plain additions: the row is this CPU's, and no program of ours interrupts another on one CPU, as tc runs with
 /// bottom halves off.
 #[inline(always)]
-pub(crate) fn count(ifindex: u32, row: u32, class: u8, size: Counter) {
+pub(crate) fn count(ifindex: u32, row: u32, class: u32, size: Counter) {
     let Some(counters) = COUNTERS.get_ptr_mut(slot(ifindex) * row::ROWS_PER_SLOT + row) else {
         return;
     };
     // SAFETY: the pointer came from the map; no other reference to this CPU's row is alive.
-    let counter = unsafe { &mut (*counters).classes[usize::from(class) % CLASSES] };
+    let counter = unsafe { &mut (*counters).classes[class as usize % CLASSES] };
     counter.packets += size.packets;
     counter.bytes += size.bytes;
 }

@@ -10,14 +10,21 @@ use crate::{
     headers::Headers,
     maps::FLOWS,
     packet::Packet,
-    sample::{admits_insert, boot_ns, tally},
+    sample::{Sampler, boot_ns, tally},
 };
 
 /// Adds a sampled packet to its flow.
 ///
 /// A flow that is new on two CPUs at once is inserted by one of them; the other finds it on its second look.
 #[inline(always)]
-pub(crate) fn add(packet: &Packet, headers: &Headers, direction: u8, size: Counter, weight: u32) {
+pub(crate) fn add(
+    packet: &Packet,
+    headers: &Headers,
+    direction: u8,
+    size: Counter,
+    weight: u32,
+    sampler: &mut Sampler,
+) {
     let mut key = FlowKey::default();
     if !headers.flow(packet, &mut key) {
         tally(|samples| samples.no_flow += 1);
@@ -30,7 +37,7 @@ pub(crate) fn add(packet: &Packet, headers: &Headers, direction: u8, size: Count
     if merge(&key, &sample) {
         return;
     }
-    if !admits_insert(sample.last_ns) {
+    if !sampler.admits_insert(sample.last_ns) {
         tally(|samples| samples.inserts_over_limit += 1);
         return;
     }
@@ -57,8 +64,8 @@ fn sample(headers: &Headers, size: Counter, weight: u64) -> FlowValue {
         first_ns: now_ns,
         last_ns: now_ns,
         samples: 1,
-        tcp_flags: headers.tcp_flags,
-        dscp: headers.dscp,
+        tcp_flags: headers.tcp_flags as u8,
+        dscp: headers.dscp as u8,
         verdict: verdict::ALLOW,
         reserved: 0,
     }

@@ -9,7 +9,7 @@ use tidegate_abi::{
     SampleCounters, Settings, Slot, row,
 };
 
-use crate::sample::Sampler;
+use crate::{headers::Headers, sample::Sampler};
 
 #[btf_map(name = "TG_ABI")]
 static ABI: Array<u32, { ABI_VERSION as usize }> = Array::new();
@@ -32,6 +32,15 @@ pub(crate) static FLOWS: LruHashMap<FlowKey, FlowValue, { FLOW_CAPACITY as usize
 #[btf_map(name = "TG_SAMPLES")]
 pub(crate) static SAMPLES: PerCpuArray<SampleCounters, 1> = PerCpuArray::new();
 
-/// Of the programs' own: no part of the ABI.
-#[btf_map(name = "TG_SAMPLER")]
-pub(crate) static SAMPLER: PerCpuArray<Sampler, 1> = PerCpuArray::new();
+/// The programs' own, and no part of the ABI.
+#[btf_map(name = "TG_SCRATCH")]
+pub(crate) static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// What a CPU keeps.
+#[repr(C)]
+pub(crate) struct Scratch {
+    /// Of the packet at hand.
+    pub(crate) headers: Headers,
+    /// From packet to packet.
+    pub(crate) sampler: Sampler,
+}

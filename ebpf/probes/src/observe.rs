@@ -6,8 +6,8 @@ use tidegate_abi::{direction, row};
 use crate::{
     count, flow,
     headers::{Headers, Link},
+    maps::{SCRATCH, Scratch},
     packet::Packet,
-    sample,
 };
 
 /// The tc hook that a program is attached to. The packet cannot tell: a forwarded one has an `ingress_ifindex` at
@@ -41,14 +41,18 @@ impl Hook {
 /// Counts the packet, samples it where it is drawn, and lets it go on.
 #[inline(always)]
 pub(crate) fn observe(context: &TcContext, link: Link, hook: Hook) -> i32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return TC_ACT_UNSPEC;
+    };
+    // SAFETY: the pointer came from the map, and no other program runs on this CPU before this one ends: see `count`.
+    let Scratch { headers, sampler } = unsafe { &mut *scratch };
     let packet = Packet::new(context.skb.skb);
-    let mut headers = Headers::default();
-    headers.read(&packet, link);
+    let headers = Headers::read(&packet, link).forget_the_way(headers);
     let size = packet.size(&headers);
     count::count(packet.ifindex(), hook.row(&packet), headers.class, size);
-    let weight = sample::draw(&headers);
+    let weight = sampler.draw(&headers);
     if weight != 0 {
-        flow::add(&packet, &headers, hook.direction(), size, weight);
+        flow::add(&packet, &headers, hook.direction(), size, weight, sampler);
     }
     TC_ACT_UNSPEC
 }

@@ -10,7 +10,7 @@ use tidegate_abi::{SampleCounters, Settings};
 
 use crate::{
     headers::Headers,
-    maps::{SAMPLER, SAMPLES, SETTINGS},
+    maps::{SAMPLES, SETTINGS},
 };
 
 /// One second: the window in which forced samples and new flows are bounded.
@@ -30,6 +30,49 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
+    /// Weight of the packet where it is sampled, else 0.
+    #[inline(always)]
+    pub(crate) fn draw(&mut self, headers: &Headers) -> u32 {
+        let Some(&Settings { sample_rate, forced_per_second, .. }) = SETTINGS.get(0) else {
+            return 0;
+        };
+        if sample_rate == 0 {
+            return 0;
+        }
+        if headers.opens_or_closes() {
+            self.turn_window(boot_ns());
+            if self.forced < forced_per_second {
+                self.forced += 1;
+                tally(|samples| {
+                    samples.sampled += 1;
+                    samples.forced += 1;
+                });
+                return 1;
+            }
+            tally(|samples| samples.forced_over_limit += 1);
+        }
+        // True for ceil(2^32 / N) of 2^32 values: 1/N within N/2^32 of itself, and for N = 1 always.
+        if (self.next() * u64::from(sample_rate)) >> 32 != 0 {
+            return 0;
+        }
+        tally(|samples| samples.sampled += 1);
+        sample_rate
+    }
+
+    /// Whether one more flow may enter the table in this second.
+    #[inline(always)]
+    pub(crate) fn admits_insert(&mut self, now_ns: u64) -> bool {
+        let Some(settings) = SETTINGS.get(0) else {
+            return false;
+        };
+        self.turn_window(now_ns);
+        if self.inserts >= settings.inserts_per_second {
+            return false;
+        }
+        self.inserts += 1;
+        true
+    }
+
     /// Ends the window at hand where its time is over.
     #[inline(always)]
     fn turn_window(&mut self, now_ns: u64) {
@@ -54,56 +97,6 @@ impl Sampler {
         self.random = random;
         random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32
     }
-}
-
-/// Weight of the packet where it is sampled, else 0.
-#[inline(always)]
-pub(crate) fn draw(headers: &Headers) -> u32 {
-    let Some(&Settings { sample_rate, forced_per_second, .. }) = SETTINGS.get(0) else {
-        return 0;
-    };
-    if sample_rate == 0 {
-        return 0;
-    }
-    let Some(sampler) = SAMPLER.get_ptr_mut(0) else {
-        return 0;
-    };
-    // SAFETY: the pointer came from the map, and nothing else on this CPU holds a reference to its entry.
-    let sampler = unsafe { &mut *sampler };
-    if headers.opens_or_closes() {
-        sampler.turn_window(boot_ns());
-        if sampler.forced < forced_per_second {
-            sampler.forced += 1;
-            tally(|samples| {
-                samples.sampled += 1;
-                samples.forced += 1;
-            });
-            return 1;
-        }
-        tally(|samples| samples.forced_over_limit += 1);
-    }
-    // True for ceil(2^32 / N) of 2^32 values: 1/N within N/2^32 of itself, and for N = 1 always.
-    if (sampler.next() * u64::from(sample_rate)) >> 32 != 0 {
-        return 0;
-    }
-    tally(|samples| samples.sampled += 1);
-    sample_rate
-}
-
-/// Whether one more flow may enter the table in this second.
-#[inline(always)]
-pub(crate) fn admits_insert(now_ns: u64) -> bool {
-    let (Some(sampler), Some(settings)) = (SAMPLER.get_ptr_mut(0), SETTINGS.get(0)) else {
-        return false;
-    };
-    // SAFETY: the pointer came from the map; `draw` is done with its own reference.
-    let sampler = unsafe { &mut *sampler };
-    sampler.turn_window(now_ns);
-    if sampler.inserts >= settings.inserts_per_second {
-        return false;
-    }
-    sampler.inserts += 1;
-    true
 }
 
 /// Changes this CPU's counters.

@@ -17,7 +17,11 @@ pub(super) const INSTALL: &str = "\
         cargo install bpf-linker --version 0.13.0 --no-default-features --features llvm-22";
 
 /// Flags of the compiler, less those that name this machine's folders.
-pub(super) const FLAGS: [&str; 2] = ["-Clink-arg=--btf", "-Ctarget-cpu=v3"];
+///
+/// v3 has 32-bit registers and atomics, and every kernel since 5.12. "Expanding in order" turns each small array's
+/// initialisation into a call that sets byte by byte: 20 ns a packet.
+pub(super) const FLAGS: [&str; 3] =
+    ["-Clink-arg=--btf", "-Clink-arg=--disable-expand-memcpy-in-order", "-Ctarget-cpu=v3"];
 
 /// The object's target.
 pub(super) const TARGET: &str = "bpfel-unknown-none";

@@ -3,7 +3,7 @@
 use tidegate_abi::{FlowKey, class};
 
 use super::{
-    Headers,
+    Headers, network,
     transport::{self, Classes},
 };
 use crate::packet::Packet;
@@ -25,13 +25,12 @@ const CLASSES: Classes = Classes {
 
 /// Reads the header at `offset` and what follows; returns the packet's class.
 #[inline(always)]
-pub(super) fn read(headers: &mut Headers, packet: &Packet, offset: u32) -> u8 {
+pub(super) fn read(headers: &mut Headers, packet: &Packet, offset: u32, start: &network::Start) -> u8 {
     // Version and length, services, total length, identification, flags and fragment offset, time to live, protocol.
-    let mut bytes = [0; 10];
-    if offset + MIN_HEADER > packet.len() || !packet.read(offset, &mut bytes) {
+    let [version_and_length, services, total_0, total_1, _, _, fragment_0, fragment_1, _, protocol] = *start;
+    if offset + MIN_HEADER > packet.len() {
         return class::MALFORMED;
     }
-    let [version_and_length, services, total_0, total_1, _, _, fragment_0, fragment_1, _, protocol] = bytes;
     let header = u32::from(version_and_length & 0x0F) * 4;
     if version_and_length >> 4 != 4 || header < MIN_HEADER {
         return class::MALFORMED;
@@ -46,8 +45,8 @@ pub(super) fn read(headers: &mut Headers, packet: &Packet, offset: u32) -> u8 {
         return class::MALFORMED;
     }
     headers.ip_version = 4;
-    headers.protocol = protocol;
-    headers.dscp = services >> 2;
+    headers.protocol = u32::from(protocol);
+    headers.dscp = u32::from(services >> 2);
     headers.payload = offset + header;
     if u16::from_be_bytes([fragment_0, fragment_1]) & FRAGMENT_OFFSET != 0 {
         return class::IPV4_FRAGMENT;
@@ -59,7 +58,7 @@ pub(super) fn read(headers: &mut Headers, packet: &Packet, offset: u32) -> u8 {
 #[inline(always)]
 pub(super) fn addresses(packet: &Packet, offset: u32, key: &mut FlowKey) -> bool {
     let mut both = [0; 8];
-    let read = packet.copy(offset + ADDRESSES, &mut both);
+    let read = packet.read(offset + ADDRESSES, &mut both);
     let [s0, s1, s2, s3, d0, d1, d2, d3] = both;
     key.source = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, s0, s1, s2, s3];
     key.destination = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, d0, d1, d2, d3];

@@ -8,7 +8,10 @@
 mod ethernet;
 mod ipv4;
 mod ipv6;
+mod network;
 mod transport;
+
+use core::ptr;
 
 use tidegate_abi::{FlowKey, class};
 
@@ -21,19 +24,20 @@ pub(crate) enum Link {
     Ip,
 }
 
-/// What the headers say. Offsets are those in the buffer.
-#[derive(Default)]
+/// What the headers say. Offsets are those in the buffer. Each field is 32 bits wide, for [`Self::forget_the_way`].
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Headers {
     /// Protocol class: `tidegate_abi::class`.
-    pub(crate) class: u8,
+    pub(crate) class: u32,
     /// 4 or 6; 0 without an IP header.
-    ip_version: u8,
+    ip_version: u32,
     /// IP protocol number behind all extension headers that were read.
-    protocol: u8,
+    protocol: u32,
     /// Differentiated services code point (RFC 2474).
-    pub(crate) dscp: u8,
+    pub(crate) dscp: u32,
     /// Flags of the TCP header, else 0.
-    pub(crate) tcp_flags: u8,
+    pub(crate) tcp_flags: u32,
     /// Bytes of the outer VLAN tag in the data: 0 where it is in the metadata, or there is none.
     pub(crate) outer_tag: u32,
     /// Where the IP header begins.
@@ -47,24 +51,34 @@ pub(crate) struct Headers {
 impl Headers {
     /// Reads them all.
     #[inline(always)]
-    pub(crate) fn read(&mut self, packet: &Packet, link: Link) {
-        self.class = match link {
-            Link::Ethernet => ethernet::read(self, packet),
-            // The sender or the driver has looked already; a nibble could not tell IP from, say, MPLS over PPP.
-            Link::Ip => self.read_network(packet, u16::from_be(packet.protocol() as u16), 0),
+    pub(crate) fn read(packet: &Packet, link: Link) -> Self {
+        let mut headers = Self::default();
+        let class = match link {
+            Link::Ethernet => ethernet::read(&mut headers, packet),
+            Link::Ip => {
+                let mut start = network::Start::default();
+                // Where the packet is shorter, the start is no version of IP.
+                let _whole = packet.read(0, &mut start);
+                // The sender or the driver has looked already; a nibble could not tell IP from, say, MPLS over PPP.
+                network::read(&mut headers, packet, u16::from_be(packet.protocol() as u16), 0, &start)
+            }
         };
+        headers.class = u32::from(class);
+        headers
     }
 
-    /// Reads what an EtherType announces at `offset`; returns its class.
+    /// The same, by way of `memory` in a map.
+    ///
+    /// The verifier takes a map's content for unknown. It thereby forgets on which of the many ways through the
+    /// headers it came, and goes on once from here instead of once for each. Fields of one width are read as they
+    /// were written, which processors forward.
     #[inline(always)]
-    fn read_network(&mut self, packet: &Packet, ether_type: u16, offset: u32) -> u8 {
-        self.network = offset;
-        self.payload = offset;
-        match ether_type {
-            ethernet::TYPE_IPV4 => ipv4::read(self, packet, offset),
-            ethernet::TYPE_IPV6 => ipv6::read(self, packet, offset),
-            ethernet::TYPE_ARP => class::ARP,
-            _ => class::NON_IP,
+    pub(crate) fn forget_the_way(self, memory: &mut Self) -> Self {
+        // SAFETY: a reference is valid for writes and reads. Volatile, as the compiler would know better than to read
+        // again what it has just written.
+        unsafe {
+            ptr::write_volatile(memory, self);
+            ptr::read_volatile(memory)
         }
     }
 
@@ -77,7 +91,8 @@ impl Headers {
     /// Fills in the parts of a flow's key that the headers tell; `false` where the packet has no flow.
     #[inline(always)]
     pub(crate) fn flow(&self, packet: &Packet, key: &mut FlowKey) -> bool {
-        let addresses = match self.class {
+        let class = self.class as u8;
+        let addresses = match class {
             class::IPV4_TCP | class::IPV4_UDP | class::IPV4_ICMP | class::IPV4_OTHER | class::IPV4_FRAGMENT => {
                 ipv4::addresses(packet, self.network, key)
             }
@@ -86,8 +101,8 @@ impl Headers {
             }
             _ => false,
         };
-        key.ip_version = self.ip_version;
-        key.protocol = self.protocol;
-        addresses && transport::ports(packet, self.class, self.transport, key)
+        key.ip_version = self.ip_version as u8;
+        key.protocol = self.protocol as u8;
+        addresses && transport::ports(packet, class, self.transport, key)
     }
 }

@@ -8,9 +8,9 @@ use crate::packet::Packet;
 const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
 
-pub(super) const TCP_FIN: u8 = 0x01;
-pub(super) const TCP_SYN: u8 = 0x02;
-pub(super) const TCP_RST: u8 = 0x04;
+pub(super) const TCP_FIN: u32 = 0x01;
+pub(super) const TCP_SYN: u32 = 0x02;
+pub(super) const TCP_RST: u32 = 0x04;
 
 /// Bytes of the header without options.
 const TCP_MIN_HEADER: u32 = 20;
@@ -33,7 +33,7 @@ pub(super) struct Classes {
 #[inline(always)]
 pub(super) fn read(headers: &mut Headers, packet: &Packet, offset: u32, end: u32, classes: &Classes) -> u8 {
     headers.transport = offset;
-    let protocol = headers.protocol;
+    let protocol = headers.protocol as u8;
     if protocol == PROTOCOL_TCP {
         let mut bytes = [0; 2];
         if offset + TCP_MIN_HEADER > end || !packet.read(offset + TCP_LENGTH, &mut bytes) {
@@ -44,7 +44,7 @@ pub(super) fn read(headers: &mut Headers, packet: &Packet, offset: u32, end: u32
         if header < TCP_MIN_HEADER || offset + header > end {
             return class::MALFORMED;
         }
-        headers.tcp_flags = flags;
+        headers.tcp_flags = u32::from(flags);
         headers.payload = offset + header;
         classes.tcp
     } else if protocol == PROTOCOL_UDP {
@@ -66,13 +66,13 @@ pub(super) fn ports(packet: &Packet, class: u8, offset: u32, key: &mut FlowKey) 
     let mut bytes = [0; 4];
     match class {
         class::IPV4_TCP | class::IPV4_UDP | class::IPV6_TCP | class::IPV6_UDP => {
-            let read = packet.copy(offset, &mut bytes);
+            let read = packet.read(offset, &mut bytes);
             key.source_port = u16::from_be_bytes([bytes[0], bytes[1]]);
             key.destination_port = u16::from_be_bytes([bytes[2], bytes[3]]);
             read
         }
         class::IPV4_ICMP | class::IPV6_ICMP => {
-            let read = packet.copy(offset, &mut bytes);
+            let read = packet.read(offset, &mut bytes);
             // Type and code.
             key.destination_port = u16::from_be_bytes([bytes[0], bytes[1]]);
             read
