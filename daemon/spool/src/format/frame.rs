@@ -148,8 +148,12 @@ pub fn find(bytes: &[u8], offset: u64, end: u64, salt: Salt) -> Option<usize> {
     })
 }
 
-/// Appends a frame to `out`, whose first byte is to lie at `base` of the segment.
-pub(crate) fn put(out: &mut Buffer, base: u64, salt: Salt, head: Head, payload: &[u8]) {
+/// Appends a frame to `out`, whose first byte is to lie at `base` of the segment. The head's length is the payload's.
+///
+/// # Panics
+///
+/// Where the frame does not fit in `out`, or the payload is over 4 GiB.
+pub fn put(out: &mut Buffer, base: u64, salt: Salt, head: Head, payload: &[u8]) {
     let start = out.len();
     let mut header = [0; HEADER];
     header[4..8].copy_from_slice(&crc32c_append(salt.0, payload).to_le_bytes());
@@ -172,21 +176,31 @@ pub(crate) fn put(out: &mut Buffer, base: u64, salt: Salt, head: Head, payload: 
 }
 
 impl Head {
-    pub(crate) const fn record(stream: u16, seq: u64, ts_ms: u64) -> Self {
+    /// Head of a record.
+    #[must_use]
+    pub const fn record(stream: u16, seq: u64, ts_ms: u64) -> Self {
         Self { kind: Kind::Record, stream, seq, ts_ms, last: false, length: 0, payload_crc: 0 }
     }
 
-    pub(crate) const fn stream_name(stream: u16) -> Self {
+    /// Head of a stream's name.
+    #[must_use]
+    pub const fn stream_name(stream: u16) -> Self {
         Self { kind: Kind::StreamName, ..Self::record(stream, 0, 0) }
     }
 
-    pub(crate) const fn padding() -> Self {
+    /// Head of padding.
+    #[must_use]
+    pub const fn padding() -> Self {
         Self { kind: Kind::Padding, ..Self::record(0, 0, 0) }
     }
 }
 
 /// Marks the frame at `start` of `out` as the last of its commit.
-pub(crate) fn mark_last(out: &mut Buffer, start: usize, base: u64, salt: Salt) {
+///
+/// # Panics
+///
+/// Where no frame starts there.
+pub fn mark_last(out: &mut Buffer, start: usize, base: u64, salt: Salt) {
     let header = &mut out.as_mut()[start..start + HEADER];
     header[15] |= LAST;
     let crc = header_crc(salt, base + start as u64, header);
