@@ -499,7 +499,7 @@ mod tests {
         daemon.memory.set(Mood::Paused);
         let memory = daemon.memory.clone();
         tokio::spawn(async move {
-            sleep(Duration::from_secs(60)).await;
+            sleep(Duration::from_mins(1)).await;
             memory.set(Mood::Works);
         });
         assert_eq!(daemon.send("1\n2\n3\n").await, (Ok(()), "3 lines are on disk, the last of them line 3".to_owned()));
