@@ -27,7 +27,7 @@ use aya::{
 use tidegate_abi::programs::{EGRESS, INGRESS, IP_EGRESS, IP_INGRESS};
 
 use super::{
-    object::{LoadError, PROGRAMS, program},
+    object::{LoadError, PROGRAMS, loaded, program},
     plan::Framing,
 };
 use crate::config::Attach;
@@ -157,7 +157,8 @@ impl Attacher {
         };
         let mut attachment = Attachment { links: Vec::with_capacity(2) };
         for (entry, direction) in [(ingress, TcAttachType::Ingress), (egress, TcAttachType::Egress)] {
-            match self.attach_one(program(ebpf, entry)?, name, direction) {
+            match loaded(ebpf, entry).map_err(Into::into).and_then(|program| self.attach_one(program, name, direction))
+            {
                 Ok(link) => attachment.links.push((entry, link)),
                 Err(error) => {
                     detach(ebpf, attachment);

@@ -186,7 +186,7 @@ pub(super) fn load(flow_capacity: Option<u32>) -> Result<Object, LoadError> {
     if abi.len() != ABI_VERSION {
         return Err(LoadError::Version { found: abi.len() });
     }
-    let object = Object {
+    let mut object = Object {
         counters: taken(&mut ebpf, COUNTERS)?,
         slot_cache: taken(&mut ebpf, SLOT_CACHE)?,
         slot_hash: taken(&mut ebpf, SLOT_HASH)?,
@@ -196,7 +196,10 @@ pub(super) fn load(flow_capacity: Option<u32>) -> Result<Object, LoadError> {
         flow_capacity,
         ebpf,
     };
-    load_programs(object)
+    for name in [INGRESS, EGRESS] {
+        loaded(&mut object.ebpf, name)?;
+    }
+    Ok(object)
 }
 
 impl Object {
@@ -223,11 +226,14 @@ impl Object {
     }
 }
 
-fn load_programs(mut object: Object) -> Result<Object, LoadError> {
-    for name in PROGRAMS {
-        program(&mut object.ebpf, name)?.load().map_err(|source| LoadError::Program { name, source })?;
+/// One of the object's programs, loaded now where it was not. Those for links without Ethernet wait for the first
+/// such link: the verifier walks through tens of thousands of instructions for each.
+pub(super) fn loaded<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
+    let program = program(ebpf, name)?;
+    if program.fd().is_err() {
+        program.load().map_err(|source| LoadError::Program { name, source })?;
     }
-    Ok(object)
+    Ok(program)
 }
 
 /// One of the object's programs.

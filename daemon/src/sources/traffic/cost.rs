@@ -71,15 +71,13 @@ impl Meter {
 }
 
 fn runs(before: &[ProgramCost], after: &[ProgramCost]) -> Vec<Window> {
-    before
-        .iter()
-        .zip(after)
-        .map(|(before, after)| Window {
-            name: after.name,
-            runs: after.runs.saturating_sub(before.runs),
-            run_ns: after.run_ns.saturating_sub(before.run_ns),
-        })
-        .collect()
+    let window = |after: &ProgramCost| {
+        // One that was loaded meanwhile began at zero.
+        let before = before.iter().find(|before| before.name == after.name);
+        let (runs, run_ns) = before.map_or((0, 0), |before| (before.runs, before.run_ns));
+        Window { name: after.name, runs: after.runs.saturating_sub(runs), run_ns: after.run_ns.saturating_sub(run_ns) }
+    };
+    after.iter().map(window).collect()
 }
 
 /// `telemetry/ebpf`.
