@@ -5,6 +5,7 @@
 
 mod attaching;
 mod counters;
+mod daemon;
 mod flows;
 mod interfaces;
 mod published;
