@@ -42,6 +42,8 @@ pub mod need;
 pub mod net;
 pub mod probes;
 mod process;
+#[cfg(feature = "schema")]
+pub mod schema;
 mod scratch;
 
 pub use daemon::{Daemon, DaemonBuilder};

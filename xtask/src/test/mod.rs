@@ -85,5 +85,6 @@ fn dependencies(tally: &mut Tally) {
 }
 
 fn unit_tests() -> Outcome {
-    Outcome::tests(&mut cargo(&["test", "--workspace", "--exclude", "tidegate-tests", "--no-fail-fast"]))
+    let all = Outcome::tests(&mut cargo(&["test", "--workspace", "--exclude", "tidegate-tests", "--no-fail-fast"]));
+    all.and(Outcome::tests(&mut cargo(&["test", "--package", "tidegate-tests", "--doc"])))
 }

@@ -1,6 +1,9 @@
 //! Scenario tests: built as the caller, run with privileges.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::tally::Outcome;
 use crate::{
@@ -41,6 +44,7 @@ impl Scenarios {
         }
         let mut outcome = Outcome::default();
         for program in &self.programs {
+            println!("\n-- {}", name(program));
             // In the foreground: a Ctrl-C reaches the tests, which then clean up.
             let mut command = privilege.command("timeout", &variables);
             command.args(["--foreground", "--kill-after=10", &LIMIT_S.to_string()]).arg(program).args(filter);
@@ -55,6 +59,12 @@ impl Scenarios {
         outcome.skipped.extend(skipped);
         Ok(outcome)
     }
+}
+
+/// `delivery` of `target/debug/deps/delivery-0123456789abcdef`.
+fn name(program: &Path) -> String {
+    let file = program.file_name().unwrap_or_default().to_string_lossy();
+    file.rsplit_once('-').map_or(file.as_ref(), |(name, _hash)| name).to_owned()
 }
 
 /// Runs a cargo command and returns the programs that it built.
