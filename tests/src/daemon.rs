@@ -124,14 +124,9 @@ impl DaemonBuilder {
         }
         let config = scratch.write("tidegate.toml", SHIPPED);
         std::fs::create_dir(scratch.path().join("conf.d")).expect("the folder is ours");
-        let overrides = format!(
-            "[gateway]\nid = \"{GATEWAY}\"\n\n[mqtt]\n{}\n[log]\nfilter = \"{}\"\n\n{}",
-            self.mqtt,
-            self.log.unwrap_or("debug"),
-            self.config
-        );
-        scratch.write("conf.d/test.toml", overrides);
-        Daemon { process: None, config, state, runtime, program: program(), how: self, scratch }
+        let daemon = Daemon { process: None, config, state, runtime, program: program(), how: self, scratch };
+        daemon.write_overrides();
+        daemon
     }
 }
 
@@ -177,6 +172,20 @@ impl Daemon {
     #[must_use]
     pub fn config_file(&self) -> &Path {
         &self.config
+    }
+
+    /// Delivers to another port of the loopback from its next start on.
+    pub fn deliver_to(&mut self, port: u16) {
+        self.how.mqtt = format!("url = \"mqtt://127.0.0.1:{port}\"\n");
+        self.write_overrides();
+    }
+
+    fn write_overrides(&self) {
+        let DaemonBuilder { mqtt, config, log, .. } = &self.how;
+        let log = log.unwrap_or("debug");
+        let overrides =
+            format!("[gateway]\nid = \"{GATEWAY}\"\n\n[mqtt]\n{mqtt}\n[log]\nfilter = \"{log}\"\n\n{config}");
+        self.scratch.write("conf.d/test.toml", overrides);
     }
 
     /// A folder for the test's own files beside the daemon's.

@@ -1,6 +1,13 @@
 //! System calls that are refused, as container runtimes and hardened services do.
 
-use std::{io, os::unix::process::CommandExt as _, process::Command};
+use std::{
+    io,
+    os::{
+        fd::{FromRawFd as _, OwnedFd},
+        unix::process::CommandExt as _,
+    },
+    process::Command,
+};
 
 /// System calls and the error that they end with.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +27,25 @@ impl Syscalls {
     #[must_use]
     pub const fn uring_unknown() -> Self {
         Self { numbers: URING, errno: libc::ENOSYS }
+    }
+
+    /// Whether this kernel grants `io_uring` to the test itself.
+    ///
+    /// # Errors
+    ///
+    /// It does not: a reason to skip.
+    pub fn uring_granted() -> Result<(), String> {
+        // `struct io_uring_params` of `linux/io_uring.h`: 120 bytes, all zero where nothing special is asked for.
+        let mut parameters = [0_u64; 15];
+        // SAFETY: the pointer is to that many writable bytes; the kernel fills them in.
+        let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()) };
+        let Ok(fd) = libc::c_int::try_from(fd) else { return Err("io_uring_setup answers nonsense".to_owned()) };
+        if fd < 0 {
+            return Err(format!("this machine refuses io_uring: {}", io::Error::last_os_error()));
+        }
+        // SAFETY: the descriptor was just opened and nobody else has it.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        Ok(())
     }
 
     /// Makes `command` run without them, and its children, too (seccomp(2)).
