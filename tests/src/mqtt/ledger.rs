@@ -71,6 +71,16 @@ impl Ledger {
         self.streams.iter().filter(move |((_, stream), _)| stream == name).flat_map(|(_, records)| records)
     }
 
+    /// Number of records that the other does not have.
+    #[must_use]
+    pub fn beyond(&self, other: &Self) -> usize {
+        let identities = |ledger: &Self| -> BTreeSet<(String, String, u64)> {
+            let records = ledger.streams.values().flatten();
+            records.map(|record| (record.epoch.clone(), record.stream.clone(), record.seq)).collect()
+        };
+        identities(self).difference(&identities(other)).count()
+    }
+
     /// Number of records.
     #[must_use]
     pub fn len(&self) -> usize {

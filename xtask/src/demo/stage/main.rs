@@ -45,7 +45,7 @@ enum Part {
 }
 
 /// How long traffic is watched before the broker goes, and how long it stays away.
-const ACT: Duration = Duration::from_secs(8);
+const ACT: Duration = Duration::from_secs(6);
 /// Most that may pass between the broker's return and the last record's arrival: the daemon's back-off may have
 /// grown to several seconds.
 const CATCH_UP: Duration = Duration::from_secs(40);
@@ -133,7 +133,7 @@ fn play(arguments: &Arguments) {
     screen.act("Nothing is missing");
     let ledger = arrived(&subscriber, &tap);
     ledger.assert_complete();
-    let forgotten = ledger.len() - Ledger::of(&subscriber.messages()).len();
+    let forgotten = ledger.beyond(&Ledger::of(&subscriber.messages()));
     let (status, took) = daemon.stop(Duration::from_secs(5));
     assert!(status.success(), "the daemon ends with {status}");
     subscriber.wait_for("the gateway says that it is offline", Duration::from_secs(5), |message| {
