@@ -133,7 +133,8 @@ fn play(arguments: &Arguments) {
     screen.act("Nothing is missing");
     let ledger = arrived(&subscriber, &tap);
     ledger.assert_complete();
-    let forgotten = ledger.beyond(&Ledger::of(&subscriber.messages()));
+    let received = Ledger::of(&subscriber.messages());
+    let forgotten = ledger.beyond(&received);
     let (status, took) = daemon.stop(Duration::from_secs(5));
     assert!(status.success(), "the daemon ends with {status}");
     subscriber.wait_for("the gateway says that it is offline", Duration::from_secs(5), |message| {
@@ -143,7 +144,7 @@ fn play(arguments: &Arguments) {
     screen.say(format_args!(
         "{} records in all, told apart by (epoch, stream, seq): no gap, {} repeated by QoS 1",
         ledger.len(),
-        ledger.duplicates
+        received.duplicates
     ));
     screen.say(format_args!(
         "{forgotten} of them were acknowledged by the broker and forgotten when it was killed, before it passed them on"
