@@ -5,9 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tidegate_tests::{
-    Broker, BrokerBuilder, Daemon, Ingest, Subscriber, Tap, eventually,
+    Broker, BrokerBuilder, Daemon, Ingest, Netns, Subscriber, Tap, eventually,
     mqtt::{Ledger, Pki},
     need, requires,
 };
@@ -146,6 +147,61 @@ fn a_frozen_broker_that_looks_alive_is_found_out_and_gets_all_records_when_it_th
     assert!(frozen.elapsed() < Duration::from_secs(15), "{status}");
     broker.thaw();
     until_delivered(&tap, "ingest/meter", 20_000);
+}
+
+#[test]
+fn a_half_open_connection_is_found_out_and_all_records_arrive_once_packets_pass_again() {
+    requires!(need::root(), need::program("mosquitto"), need::program("nft"));
+    let net = Netns::new("half-open");
+    let broker = Broker::builder().inside(&net).start();
+    let tap = Tap::before(&broker);
+    let daemon = Daemon::builder().broker(tap.port()).mqtt("keep_alive = \"4s\"").config(QUIET).inside(&net).start();
+    until_state(&daemon, "connected");
+    hand_over(&daemon, "meter", 0, 500);
+    // Neither side hears of the other any more, and no packet says that the connection is gone.
+    net.run("nft add table inet cut");
+    net.run("nft add chain inet cut both { type filter hook input priority 0 ; }");
+    net.run(&format!("nft add rule inet cut both tcp dport {} drop", tap.port()));
+    net.run(&format!("nft add rule inet cut both tcp sport {} drop", tap.port()));
+    let cut = Instant::now();
+    hand_over(&daemon, "meter", 500, 3_000);
+    eventually(SOON, "the half-open connection is found out", || uplink(&daemon)["state"] != "connected");
+    assert!(cut.elapsed() < Duration::from_secs(10), "within two keep-alives, not {:?}", cut.elapsed());
+    net.run("nft delete table inet cut");
+    until_delivered(&tap, "ingest/meter", 3_000);
+}
+
+#[test]
+fn another_broker_in_a_reloaded_configuration_gets_what_the_first_one_did_not() {
+    requires!(need::program("mosquitto"));
+    let (first, second) = (Broker::start(), Broker::start());
+    let tap = Tap::before(&second);
+    let mut daemon = Daemon::builder().broker(first.port()).config(QUIET).start();
+    let farewell = Subscriber::start(first.port(), &daemon.topic("status"));
+    until_state(&daemon, "connected");
+    eventually(SOON, "the subscriber is there", || farewell.subscribed() == 1);
+
+    // A later name in the folder wins.
+    let later = daemon.config_file().with_file_name("conf.d").join("z.toml");
+    std::fs::write(later, format!("[mqtt]\nurl = \"mqtt://127.0.0.1:{}\"\n", tap.port())).unwrap();
+    daemon.running().signal(Signal::HUP);
+    farewell.wait_for("an orderly leave", SOON, |message| message.json()["reason"] == "reconfigured");
+    hand_over(&daemon, "meter", 0, 100);
+    until_delivered(&tap, "ingest/meter", 100);
+    assert_eq!(uplink(&daemon)["broker"], format!("mqtt://127.0.0.1:{}", tap.port()));
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_frozen_broker() {
+    requires!(need::program("mosquitto"));
+    let broker = Broker::start();
+    let mut daemon = Daemon::builder().broker(broker.port()).config(QUIET).start();
+    until_state(&daemon, "connected");
+    broker.freeze();
+    let (status, took) = daemon.stop(Duration::from_secs(5));
+    assert!(status.success(), "{status}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    broker.thaw();
 }
 
 #[test]

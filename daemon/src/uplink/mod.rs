@@ -110,7 +110,7 @@ impl Uplink {
                 self.until_reconfigured(&identity).await;
                 continue;
             };
-            self.status.send_modify(|status| status.broker = Some(url(&broker)));
+            self.status.send_modify(|status| status.broker = Some(broker.to_string()));
             self.enter(LinkState::Connecting, None);
             let ended = match self.open(&identity, &broker).await {
                 None => continue,
@@ -130,7 +130,7 @@ impl Uplink {
                     backoff.worked_for(connected_for.unwrap_or_default());
                     let wait = backoff.failed(fastrand::f64);
                     let state = if connected_for.is_some() { LinkState::BackingOff } else { LinkState::Unreachable };
-                    warn!(broker = url(&broker), %cause, wait_ms = wait.as_millis(), "no connection to the broker; records wait in the spool");
+                    warn!(%broker, %cause, wait_ms = wait.as_millis(), "no connection to the broker; records wait in the spool");
                     self.wait_for_next_attempt(&identity, state, cause.to_string(), wait, &mut backoff).await;
                 }
             }
@@ -228,10 +228,4 @@ async fn reconfigured(config: &mut watch::Receiver<Arc<Config>>, identity: &Iden
             return;
         }
     }
-}
-
-fn url(broker: &Broker) -> String {
-    let Broker { host, port, tls } = broker;
-    let scheme = if *tls { "mqtts" } else { "mqtt" };
-    if host.contains(':') { format!("{scheme}://[{host}]:{port}") } else { format!("{scheme}://{host}:{port}") }
 }
