@@ -217,7 +217,10 @@ impl Actor {
                 self.watched.insert(ifindex, Watched { current: Current { name, framing }, attachment });
                 return;
             }
-            Ok(None) => return,
+            Ok(None) => {
+                tracing::debug!(interface = name, ifindex, "gone or renamed before it could be watched");
+                return;
+            }
             Err(reason) => reason,
         };
         let refused = NotWatched { interface: name, reason };

@@ -13,7 +13,7 @@ use tidegate::{
 };
 use tidegate_abi::{class, row};
 use tidegate_tests::{
-    Gateway, Netns, eventually,
+    Gateway, Netns, Scratch, eventually,
     net::{self, Ip, UdpSender},
     requires,
 };
@@ -138,6 +138,44 @@ fn interfaces_that_come_and_go_a_hundred_times_leak_nothing() {
             if left == 0 { Ok(()) } else { Err(format!("{left} links of interfaces that are gone")) }
         });
     }
+}
+
+/// 260 interfaces at once: more than there are counters, and more changes than the socket's buffer holds while the
+/// thread is busy attaching.
+#[test]
+fn more_interfaces_than_counters_are_counted_together_and_reported() {
+    const INTERFACES: usize = 260;
+    requires!(needs());
+    let (here, scratch) = (Netns::new("here"), Scratch::new("batch"));
+    let mut watcher = Watcher::start(&here, &["eth*"], Attach::Auto, 0);
+    let lines: String =
+        (0..INTERFACES).map(|number| format!("link add eth{number} type veth peer name p{number}\n")).collect();
+    here.run(&format!("ip -batch {}", scratch.write("links", lines).display()));
+    let readings = eventually(Duration::from_secs(30), "all are watched", || {
+        let readings = watcher.read();
+        if readings.interfaces.len() == INTERFACES { Ok(readings) } else { Err(readings.interfaces.len().to_string()) }
+    });
+    let together: Vec<_> = readings.interfaces.iter().filter(|interface| interface.rows.is_none()).collect();
+    assert_eq!(together.len(), INTERFACES - 255);
+    // Events that nobody takes are dropped and counted; each says what the readings say, too.
+    let told = watcher.events().len() as u64;
+    assert_eq!(told + readings.events_dropped, (INTERFACES + together.len()) as u64);
+
+    let name = &together[0].name;
+    let peer = name.replace("eth", "p");
+    here.run(&format!("ip link set {name} up"));
+    here.run(&format!("ip link set {peer} up"));
+    let (from, to) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+    let ip = Ip { from: from.into(), to: to.into() };
+    let packet = net::ipv4(Ip { from, to }, 17, &[], &net::udp_datagram(ip, 1000, 2000, &[7; 72]));
+    let socket = net::PacketSocket::open(&here, &peer);
+    for _ in 0..7 {
+        socket.send(&net::ethernet([2; 6], [4; 6], &[], 0x0800, &packet)).unwrap();
+    }
+    eventually(Duration::from_secs(5), "its packets are counted with the others'", || {
+        let other = watcher.read().other;
+        other.0[row::INGRESS as usize].classes[usize::from(class::IPV4_UDP)].packets == 7
+    });
 }
 
 /// Descriptors of TCX links whose interface is gone: `ifindex` is 0 in their fdinfo.
