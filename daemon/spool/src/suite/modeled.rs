@@ -126,7 +126,9 @@ fn lane_name(lane: LaneId) -> &'static str {
 
 impl Driver {
     pub(super) fn new(disk: Model) -> Self {
-        let options = Options { max_size_bytes: 6 * SEGMENT, ..small(PathBuf::from("spool")) };
+        // Padded to blocks on every other disk: the model takes any write, what differs is the engine's part.
+        let direct = disk.random().bool();
+        let options = Options { max_size_bytes: 6 * SEGMENT, direct, ..small(PathBuf::from("spool")) };
         Self {
             disk,
             options,
