@@ -25,7 +25,7 @@ const AHEAD: usize = 256;
 /// What both have in flight to the broker at most.
 const IN_FLIGHT: u16 = 512;
 /// A round that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Measures.
 pub(crate) fn run(plan: Plan) -> Vec<Row> {

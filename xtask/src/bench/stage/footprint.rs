@@ -56,7 +56,7 @@ pub(crate) fn run(plan: Plan) -> Vec<Row> {
     ]
 }
 
-/// A field of proc_pid_status(5) in MiB.
+/// A field of `/proc/PID/status` in MiB.
 pub(crate) fn resident(pid: u64, field: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));

@@ -32,11 +32,13 @@ struct Plan {
     window: Duration,
 }
 
+type Bench = fn(Plan) -> Vec<row::Row>;
+
 fn main() {
     let arguments = Arguments::parse();
     let plan = Plan { rounds: arguments.rounds.max(1), window: Duration::from_secs(arguments.seconds.max(1)) };
     let wanted = |name: &str| arguments.benches.is_empty() || arguments.benches.iter().any(|bench| bench == name);
-    let benches: [(&str, fn(Plan) -> Vec<row::Row>); 3] =
+    let benches: [(&str, Bench); 3] =
         [("footprint", footprint::run), ("deliver", deliver::run), ("traffic", traffic::run)];
     for (_, bench) in benches.iter().filter(|(name, _)| wanted(name)) {
         for row in bench(plan) {

@@ -58,7 +58,7 @@ pub(crate) fn summary(mut figures: Vec<f64>) -> (f64, (f64, f64)) {
 /// Busy processor time of the whole machine: kernel-side work is not charged to a process.
 pub(crate) fn busy() -> Duration {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    // proc_stat(5): user nice system idle iowait irq softirq steal, in clock ticks of 1/100 s.
+    // `proc_stat(5)`: user nice system idle iowait irq softirq steal, in clock ticks of 1/100 s.
     let ticks: Vec<u64> = stat
         .lines()
         .next()

@@ -129,7 +129,7 @@ fn measure(net: &Gateway, window: Duration, figures: &mut Figures) {
     let before = busy();
     match bulk(net, window) {
         Ok((bytes, seconds)) => {
-            let spent = (busy() - before).as_secs_f64();
+            let spent = busy().saturating_sub(before).as_secs_f64();
             figures.gbit_per_second.push(bytes * 8.0 / seconds / 1e9);
             figures.busy_seconds_per_gb.push(spent / (bytes / 1e9));
         }
@@ -215,9 +215,9 @@ fn rows(watchers: &[Watcher], figures: &[Figures]) -> Vec<Row> {
         let (none, _) = summary(pick(&figures[0]).clone());
         for (watcher, figures) in watchers.iter().zip(figures) {
             let (mut value, mut range) = summary(pick(figures).clone());
-            let watches = *watcher != Watcher::None;
+            let is_reference = *watcher == Watcher::None;
             // Processor time is what watching adds to the traffic's own.
-            if group == "cpu" && watches {
+            if group == "cpu" && !is_reference {
                 (value, range) = (value - none, (range.0 - none, range.1 - none));
             }
             rows.push(Row {
@@ -226,7 +226,7 @@ fn rows(watchers: &[Watcher], figures: &[Figures]) -> Vec<Row> {
                 value,
                 range,
                 unit,
-                reference: watches.then(|| ("none".to_owned(), none)),
+                reference: (!is_reference).then(|| ("none".to_owned(), none)),
             });
         }
     }
