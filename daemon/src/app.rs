@@ -1,12 +1,6 @@
 //! The daemon's life: build from configuration, start, run, drain. Read [`run`]; the rest is detail.
 
-use std::{
-    future::Future,
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, io, path::PathBuf, sync::Arc, time::Duration};
 
 use tidegate_spool::{LaneOptions, OpenError, Options, Spool};
 use tokio::{
@@ -19,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    config::{Config, Effect, Environment, Loaded, SEGMENT_SIZE_BYTES, changes, load},
+    config::{Config, Effect, Environment, Loaded, MainFile, SEGMENT_SIZE_BYTES, changes, live},
     control_socket, kernel,
     logging::FilterHandle,
     record::Clock,
@@ -65,7 +59,7 @@ pub enum StartError {
 /// # Errors
 ///
 /// See [`StartError`]; nothing is left running then.
-pub async fn run(config_file: &Path, loaded: Loaded, log: FilterHandle) -> Result<(), StartError> {
+pub async fn run(config_file: &MainFile, loaded: Loaded, log: FilterHandle) -> Result<(), StartError> {
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let (config_sender, config) = watch::channel(Arc::new(loaded.config));
     let clock = Clock::of_this_boot();
@@ -120,8 +114,9 @@ pub async fn run(config_file: &Path, loaded: Loaded, log: FilterHandle) -> Resul
     let control = tokio::spawn(control_socket::run(control, control_path, board, closed.clone()));
     info!(gateway = %config.borrow().gateway.id, version = env!("CARGO_PKG_VERSION"), "ready");
 
+    let started = config_sender.borrow().clone();
     while let Event::Reload = signals.next().await {
-        publish.reload.send_replace(reload(config_file, &config_sender, &log));
+        publish.reload.send_replace(reload(config_file, &started, &config_sender, &log));
     }
 
     info!("stopping: sources, spool, uplink");
@@ -173,8 +168,11 @@ fn spool_options(config: &Config) -> Options {
 
 /// Reads the local layers again. What can change while the daemon runs does; a configuration that is wrong
 /// changes nothing.
-fn reload(file: &Path, config: &watch::Sender<Arc<Config>>, log: &FilterHandle) -> Reload {
-    let new = match load(file, &Environment::of_process()) {
+///
+/// What needs a restart is told by comparing with the configuration that the daemon `started` with: it stays
+/// pending however often the files are read again, until they say what runs.
+fn reload(file: &MainFile, started: &Config, config: &watch::Sender<Arc<Config>>, log: &FilterHandle) -> Reload {
+    let new = match file.load(&Environment::of_process()) {
         Ok(loaded) => loaded.config,
         Err(errors) => {
             for error in &errors {
@@ -183,14 +181,15 @@ fn reload(file: &Path, config: &watch::Sender<Arc<Config>>, log: &FilterHandle) 
             return Reload::Refused { errors: errors.iter().map(ToString::to_string).collect() };
         }
     };
-    let changed = changes(&config.borrow(), &new);
-    let pending: Vec<_> = changed.iter().filter(|key| key.effect == Effect::Restart).map(|key| key.name).collect();
-    let live: Vec<_> = changed.iter().filter(|key| key.effect == Effect::Live).map(|key| key.name).collect();
+    let changed = changes(&config.borrow().clone(), &new);
+    let since_start = changes(started, &new);
+    let pending: Vec<_> = since_start.iter().filter(|key| key.effect == Effect::Restart).map(|key| key.name).collect();
+    let applied: Vec<_> = changed.iter().filter(|key| key.effect == Effect::Live).map(|key| key.name).collect();
     if let Err(error) = log.set(&new.log.filter) {
         warn!(%error, "log filter refused");
     }
-    info!(?live, ?pending, "configuration read again");
-    config.send_replace(Arc::new(new));
+    info!(?applied, ?pending, "configuration read again");
+    config.send_replace(Arc::new(live(started, &new)));
     Reload::Running { pending_restart: pending }
 }
 

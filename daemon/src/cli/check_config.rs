@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::{CONFIG, ConfigArg, table::Table};
-use crate::config::{ConfigError, Effect, Environment, KEYS, Loaded, load};
+use crate::config::{ConfigError, Effect, Environment, KEYS, Loaded};
 
 /// Check the configuration and show what is in force: every key, its value and the layer that decides it.
 #[derive(Debug, clap::Args)]
@@ -21,7 +21,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    match load(&args.config.config, &Environment::of_process()) {
+    match args.config.file().load(&Environment::of_process()) {
         Ok(_) if args.quiet => ExitCode::SUCCESS,
         Ok(loaded) => {
             if args.json {

@@ -6,6 +6,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+use crate::config::{DEFAULT_PATH, MainFile};
+
 mod bench;
 mod check_config;
 mod client;
@@ -41,8 +43,18 @@ pub struct Cli {
 #[derive(Clone, Debug, clap::Args)]
 struct ConfigArg {
     /// Main file; `conf.d/*.toml` beside it and `TIDEGATE__SECTION__KEY` from the environment come on top
-    #[arg(long, value_name = "FILE", default_value = "/etc/tidegate/tidegate.toml")]
-    config: PathBuf,
+    /// [default: /etc/tidegate/tidegate.toml, which may be absent]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArg {
+    fn file(&self) -> MainFile {
+        match &self.config {
+            Some(path) => MainFile { path: path.clone(), required: true },
+            None => MainFile { path: DEFAULT_PATH.into(), required: false },
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,11 +3,7 @@
 use std::process::ExitCode;
 
 use super::{ConfigArg, check_config};
-use crate::{
-    app,
-    config::{Environment, load},
-    logging,
-};
+use crate::{app, config::Environment, logging};
 
 /// Run the daemon in the foreground.
 ///
@@ -20,7 +16,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    let loaded = match load(&args.config.config, &Environment::of_process()) {
+    let loaded = match args.config.file().load(&Environment::of_process()) {
         Ok(loaded) => loaded,
         Err(errors) => return check_config::report(&errors),
     };
@@ -41,7 +37,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
         .build();
     let ended = match runtime {
         Ok(runtime) => {
-            let ended = runtime.block_on(app::run(&args.config.config, loaded, filter));
+            let ended = runtime.block_on(app::run(&args.config.file(), loaded, filter));
             // What still hangs after the drain has had its time.
             runtime.shutdown_background();
             ended

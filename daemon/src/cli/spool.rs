@@ -17,7 +17,7 @@ use super::{
     table::{self, Table},
 };
 use crate::{
-    config::{Environment, load},
+    config::Environment,
     record::{Stored, Uuid},
 };
 
@@ -65,7 +65,7 @@ Examples:
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    let loaded = load(&args.config.config, &Environment::of_process());
+    let loaded = args.config.file().load(&Environment::of_process());
     let gateway = loaded.as_ref().map(|loaded| loaded.config.gateway.id.clone()).unwrap_or_default();
     let dir = match (&args.dir, loaded) {
         (Some(dir), _) => dir.clone(),

@@ -23,6 +23,9 @@ pub enum Problem {
     /// The system refused to give the file or folder.
     #[error("cannot be read: {0}; it may be absent, but not unreadable")]
     Unreadable(#[source] io::Error),
+    /// The file that was named is not there.
+    #[error("cannot be read: {0}; name the file that is meant, or leave --config out")]
+    Missing(#[source] io::Error),
     /// A pipe, a device or a folder.
     #[error("is not a regular file")]
     NotAFile,

@@ -33,6 +33,31 @@ impl Environment {
     }
 }
 
+/// The main file, and whether somebody asked for that very one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MainFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether it has to be there: a file that was named and is absent is a mistyped name, not a wish for defaults.
+    pub required: bool,
+}
+
+impl MainFile {
+    /// [`load`], with this file.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`load`], and that a required file is absent.
+    pub fn load(&self, environment: &Environment) -> Result<Loaded, Vec<ConfigError>> {
+        if self.required
+            && let Err(error) = std::fs::metadata(&self.path)
+        {
+            return Err(vec![ConfigError::with_layer(self.path.display().to_string(), Problem::Missing(error))]);
+        }
+        load(&self.path, environment)
+    }
+}
+
 /// A valid configuration, and where each key comes from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {

@@ -21,10 +21,10 @@ mod units;
 use std::{path::PathBuf, time::Duration};
 
 pub use broker::Broker;
-pub use changes::changes;
+pub use changes::{changes, live};
 pub use error::{ConfigError, Problem};
 pub use keys::{Effect, KEYS, Key, Kind};
-pub use load::{Environment, Loaded, load};
+pub use load::{Environment, Loaded, MainFile, load};
 pub use units::{NotAUnit, Size, Span};
 
 use crate::kernel::Patterns;
