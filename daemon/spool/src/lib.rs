@@ -11,7 +11,13 @@
 //!
 //! One dedicated thread owns the files. [`Spool`] is a cheap handle that sends it batches; everything
 //! that waits when the thread comes round is one commit: one write and one sync a lane, after which
-//! every producer in it gets its answer.
+//! every producer in it gets its answer. What is behind the thread is a [`storage::Storage`]: `io_uring`, plain system
+//! calls, or in tests a model disk that loses what was not synced.
+//!
+//! # Format
+//!
+//! `docs/spool-format.md` specifies every byte and the order in which files change; [`format`] is its code, and
+//! [`inspect`] looks at the files without opening the spool.
 
 mod api;
 pub mod buffer;
