@@ -16,7 +16,7 @@
 //!
 //! # Format
 //!
-//! `docs/spool-format.md` specifies every byte and the order in which files change; [`format`] is its code, and
+//! `docs/spool-format.md` specifies every byte and the order in which files change; [`mod@format`] is its code, and
 //! [`inspect`] looks at the files without opening the spool.
 
 mod api;
