@@ -37,9 +37,10 @@ use crate::{
 /// 1,700 records a second. Brokers grant less by default (mosquitto 20).
 pub(super) const MAX_IN_FLIGHT: u16 = 512;
 
-/// Bytes with the broker at a time: with a round trip of 600 ms (satellite) 1.7 MiB/s. Held twice at most, here and
-/// in the write buffer, it also bounds the memory of the connection.
-const MAX_IN_FLIGHT_BYTES: usize = 1 << 20;
+/// Bytes of records with the broker at a time. Our own round trip waits behind them: over 64 kbit/s (EDGE) they take
+/// 32 s, and with their envelopes still less than its patience of two keep-alives (60 s by default). With a round trip
+/// of 100 ms they allow 2.5 MiB/s. Held twice at most, here and in the write buffer, they also bound the memory.
+const MAX_IN_FLIGHT_BYTES: usize = 256 << 10;
 
 /// What a lane may have in the ledger: twice what may be in flight, so that one late answer does not stop it.
 const SPAN: usize = 2 * MAX_IN_FLIGHT as usize;
