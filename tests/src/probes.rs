@@ -6,7 +6,7 @@
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuArray},
-    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{SchedClassifier, TcAttachType, TestRun as _, TestRunOptions, tc},
 };
 use tidegate_abi::{
     CLASSES, Counter, FlowKey, FlowValue, SampleCounters, Settings, Slot, maps, programs, row::ROWS_PER_SLOT,
@@ -31,6 +31,15 @@ unsafe impl<T: tidegate_abi::Pod> aya::Pod for Abi<T> {}
 #[derive(Debug)]
 pub struct Probes {
     ebpf: Ebpf,
+}
+
+/// Where a program is attached.
+#[derive(Clone, Copy, Debug)]
+pub enum Direction {
+    /// To what the interface receives.
+    Ingress,
+    /// To what it sends.
+    Egress,
 }
 
 /// What the kernel is told of a packet beside its bytes: fields of `struct __sk_buff`.
@@ -81,6 +90,21 @@ impl Probes {
     pub fn set(&mut self, settings: Settings) {
         let mut array: Array<_, Abi<Settings>> = self.array(maps::SETTINGS);
         array.set(0, Abi(settings), 0).unwrap();
+    }
+
+    /// Attaches a program to an interface of this thread's network namespace; it goes when this is dropped.
+    pub fn attach(&mut self, program: &str, interface: &str, direction: Direction) {
+        // Netlink attaches to what this makes; TCX does without.
+        let _there_already = tc::qdisc_add_clsact(interface);
+        let classifier: &mut SchedClassifier = self.ebpf.program_mut(program).unwrap().try_into().unwrap();
+        let attached = classifier.attach(
+            interface,
+            match direction {
+                Direction::Ingress => TcAttachType::Ingress,
+                Direction::Egress => TcAttachType::Egress,
+            },
+        );
+        attached.unwrap_or_else(|error| panic!("{program} on {interface}: {error}"));
     }
 
     /// Runs a program `repeat` times on a packet; its answer.

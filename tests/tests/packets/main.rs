@@ -1,6 +1,7 @@
 //! Packets of every shape through the programs in the real kernel, each held against a plain reading of the RFCs.
 
 mod generate;
+mod paged;
 mod reference;
 
 use fastrand::Rng;
