@@ -16,9 +16,9 @@ use tidegate_tests::{
 };
 
 /// More than a page, as the kernel puts all that is shorter into the linear part (`packet_alloc_skb` in
-/// net/packet/af_packet.c).
+/// `net/packet/af_packet.c`).
 const PAYLOAD: usize = 5_000;
-/// `struct virtio_net_hdr` (linux/virtio_net.h): no segmentation, no checksum, and 14 bytes of header, which is what
+/// `struct virtio_net_hdr` (`linux/virtio_net.h`): no segmentation, no checksum, and 14 bytes of header, which is what
 /// the kernel then makes linear.
 const VIRTIO_NET_HEADER: [u8; 10] = [0, 0, 14, 0, 0, 0, 0, 0, 0, 0];
 
