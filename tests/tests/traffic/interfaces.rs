@@ -148,9 +148,9 @@ fn more_interfaces_than_counters_are_counted_together_and_reported() {
     requires!(needs());
     let (here, scratch) = (Netns::new("here"), Scratch::new("batch"));
     let mut watcher = Watcher::start(&here, &["eth*"], Attach::Auto, 0);
-    let lines: String =
-        (0..INTERFACES).map(|number| format!("link add eth{number} type veth peer name p{number}\n")).collect();
-    here.run(&format!("ip -batch {}", scratch.write("links", lines).display()));
+    let lines: Vec<String> =
+        (0..INTERFACES).map(|number| format!("link add eth{number} type veth peer name p{number}")).collect();
+    here.run(&format!("ip -batch {}", scratch.write("links", lines.join("\n")).display()));
     let readings = eventually(Duration::from_secs(30), "all are watched", || {
         let readings = watcher.read();
         if readings.interfaces.len() == INTERFACES { Ok(readings) } else { Err(readings.interfaces.len().to_string()) }

@@ -14,9 +14,10 @@ use tidegate::{
 };
 use tidegate_spool::{IoPreference, LaneOptions, ReadFrom, Spool};
 use tidegate_tests::{
-    Gateway, Scratch, eventually,
+    Gateway, Message, Scratch, eventually,
     net::{UdpSender, UdpSink},
     requires,
+    schema::Schemas,
 };
 use tokio::{runtime::Runtime, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -72,8 +73,10 @@ impl Source {
         self.runtime.block_on(self.task.take().unwrap()).unwrap();
     }
 
-    /// Data of all records of `telemetry/WHAT`, oldest first.
+    /// Data of all records of `telemetry/WHAT`, oldest first. Each is held against its schema, in the envelope that it
+    /// will be sent in.
     fn telemetry(&self, what: &str) -> Vec<Value> {
+        let schemas = Schemas::load();
         let (mut found, mut from) = (Vec::new(), ReadFrom::Cursor);
         loop {
             let entries = self.runtime.block_on(self.spool.read(lane::TELEMETRY, from, 1 << 20)).unwrap();
@@ -83,6 +86,9 @@ impl Source {
                 let stored = Stored::decode(&entry.payload).unwrap();
                 if stored.topic == format!("telemetry/{what}") {
                     assert!(stored.data.len() <= 64 * 1024, "{} bytes in one part", stored.data.len());
+                    let topic = format!("tidegate/v1/gw-test/{}", stored.topic);
+                    let wire = stored.envelope("gw-test", &[1; 16], &entry.stream, entry.seq, entry.ts_ms);
+                    schemas.assert_valid("gw-test", [&Message { topic, payload: wire.into(), retain: false }]);
                     found.push(serde_json::from_str(stored.data).unwrap());
                 }
             }
