@@ -122,9 +122,16 @@ impl DaemonBuilder {
                 process::give_to_nobody(folder);
             }
         }
+        let mut program = program();
+        if self.unprivileged {
+            // Home folders are closed to others, so that `nobody` could not run it from where it was built.
+            let copy = scratch.path().join("tidegate");
+            std::fs::copy(&program, &copy).expect("room for a copy of the daemon");
+            program = copy;
+        }
         let config = scratch.write("tidegate.toml", SHIPPED);
         std::fs::create_dir(scratch.path().join("conf.d")).expect("the folder is ours");
-        let daemon = Daemon { process: None, config, state, runtime, program: program(), how: self, scratch };
+        let daemon = Daemon { process: None, config, state, runtime, program, how: self, scratch };
         daemon.write_overrides();
         daemon
     }

@@ -8,17 +8,22 @@ use std::{fs::OpenOptions, io::Write as _, panic::Location, path::PathBuf};
 /// `Err` says what is missing and what would mend it.
 pub type Need = Result<(), String>;
 
-/// The effective user is root.
+/// The effective user is root, and a root that may make network namespaces, as that of many containers may not.
 ///
 /// # Errors
 ///
 /// It is not.
 pub fn root() -> Need {
-    if rustix::process::geteuid().is_root() {
-        Ok(())
-    } else {
-        Err("needs root: network namespaces and eBPF; run `cargo xtask test`".to_owned())
+    if !rustix::process::geteuid().is_root() {
+        return Err("needs root: network namespaces and eBPF; run `cargo xtask test`".to_owned());
     }
+    // A thread of its own, because only a thread's end undoes its move.
+    let tried = std::thread::spawn(|| {
+        // SAFETY: a new network namespace invalidates nothing that this thread holds.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+    });
+    let made = tried.join().expect("nothing in it panics");
+    made.map_err(|error| format!("needs network namespaces, which root may not make here: {error}"))
 }
 
 /// A program is on PATH, or where Debian keeps the administrator's.

@@ -6,6 +6,7 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod packages;
 mod privilege;
 mod shell;
 mod test;

@@ -3,6 +3,7 @@
 //! The stage ([`stage/main.rs`](stage/main.rs)) is a program of its own: it alone runs as root, and never builds.
 
 use crate::{
+    packages,
     privilege::Privilege,
     shell::{self, cargo, heading},
 };
@@ -14,6 +15,7 @@ pub(crate) fn run(once: bool) -> Result<(), String> {
     shell::run(&mut cargo(&["build", "--package", "xtask", "--features", "demo", "--bin", "xtask-demo"]))?;
     let built = crate::target().join("debug");
     let privilege = Privilege::get("network namespaces and eBPF");
+    packages::install(&privilege, &packages::DEMO);
     let variables = [("TIDEGATE_BIN", built.join("tidegate").display().to_string())];
     let mut stage = privilege.command(&built.join("xtask-demo").to_string_lossy(), &variables);
     if once {

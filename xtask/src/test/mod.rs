@@ -1,7 +1,6 @@
 //! `cargo xtask test`: one step after the other, all of them even where one fails, and a summary that leaves
 //! nothing out.
 
-mod packages;
 mod scenarios;
 mod tally;
 mod tools;
@@ -13,7 +12,7 @@ use self::{
     tally::{Outcome, Tally},
 };
 use crate::{
-    ebpf,
+    ebpf, packages,
     privilege::Privilege,
     shell::{self, cargo, heading},
 };
@@ -27,7 +26,7 @@ pub(crate) fn run(filter: Option<&str>) -> Result<(), String> {
     if let Privilege::None(why) = &privilege {
         println!("no privileges: {why}; scenarios that need them are skipped");
     }
-    packages::install(&privilege);
+    packages::install(&privilege, &packages::TESTS);
 
     let mut tally = Tally::default();
     if filter.is_none() {

@@ -21,7 +21,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use tidegate_tests::{Daemon, Gateway, Netns, Subscriber, Tap, eventually, mqtt::Ledger};
+use tidegate_tests::{Daemon, Gateway, Netns, Subscriber, Tap, eventually, mqtt::Ledger, need};
 
 use self::{broker::Broker, feeder::Feeder, screen::Screen, traffic::Traffic};
 
@@ -72,7 +72,8 @@ fn play(arguments: &Arguments) {
     let started = Instant::now();
     let mut screen = Screen::new();
     screen.act("The stage");
-    let net = match &arguments.unprivileged {
+    let left_out = arguments.unprivileged.clone().or_else(|| need::root().and_then(|()| need::program("ip")).err());
+    let net = match left_out {
         None => Some(Gateway::new()),
         Some(why) => {
             screen.say(format_args!("left out, because {why}: network namespaces, traffic, eBPF"));
@@ -154,7 +155,7 @@ fn play(arguments: &Arguments) {
             "{} TCP segments and {} UDP datagrams crossed the gateway",
             sent.segments, sent.datagrams
         )),
-        None => screen.say(format_args!("traffic was left out: run as root, or with sudo, to see it")),
+        None => screen.say("traffic was left out, for the reason above"),
     }
     screen.say(format_args!("the daemon stopped in {} ms and said that it is offline", took.as_millis()));
     screen.say(format_args!("the demo took {} s", started.elapsed().as_secs()));

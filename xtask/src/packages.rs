@@ -1,4 +1,4 @@
-//! Debian packages that the scenarios use.
+//! Debian packages that the demo and the scenarios use.
 
 use std::{
     io::{BufRead as _, IsTerminal as _, Write as _},
@@ -8,7 +8,13 @@ use std::{
 use crate::{privilege::Privilege, shell};
 
 /// A package and the program by which it is known to be there.
-const PACKAGES: [(&str, &str); 7] = [
+pub(crate) type Package = (&'static str, &'static str);
+
+/// What the demo uses.
+pub(crate) const DEMO: [Package; 1] = [("iproute2", "ip")];
+
+/// What the scenarios use.
+pub(crate) const TESTS: [Package; 7] = [
     ("mosquitto", "mosquitto"),
     ("mosquitto-clients", "mosquitto_pub"),
     ("iproute2", "ip"),
@@ -18,10 +24,10 @@ const PACKAGES: [(&str, &str); 7] = [
     ("util-linux", "losetup"),
 ];
 
-/// Installs what is missing; scenarios that need what then still is missing are skipped by themselves.
-pub(crate) fn install(privilege: &Privilege) {
+/// Installs what is missing; whoever needs what then still is missing says so and leaves it out.
+pub(crate) fn install(privilege: &Privilege, wanted: &[Package]) {
     let missing: Vec<&str> =
-        PACKAGES.iter().filter(|(_, program)| !installed(program)).map(|(package, _)| *package).collect();
+        wanted.iter().filter(|(_, program)| !installed(program)).map(|(package, _)| *package).collect();
     if missing.is_empty() {
         println!("packages: all there");
         return;
