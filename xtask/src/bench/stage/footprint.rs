@@ -37,22 +37,17 @@ pub(crate) fn run(plan: Plan) -> Vec<Row> {
         idle_mib.push(memory("VmRSS"));
         peak_mib.push(memory("VmHWM"));
     }
-    let row = |case: &str, figures, unit, budget: f64| {
+    let row = |case: &str, figures, unit, budget: Option<f64>| {
         let (value, range) = summary(figures);
-        Row {
-            bench: "footprint",
-            case: case.to_owned(),
-            value,
-            range,
-            unit,
-            reference: Some(("the budget".into(), budget)),
-        }
+        let reference = budget.map(|budget| ("the budget".to_owned(), budget));
+        Row { bench: "footprint", case: case.to_owned(), value, range, unit, reference }
     };
     vec![
-        row("binary", vec![size], "MiB", 4.0),
-        row("ready", ready_ms, "ms", 500.0),
-        row("rss/idle", idle_mib, "MiB", 8.0),
-        row("rss/peak", peak_mib, "MiB", 16.0),
+        row("binary", vec![size], "MiB", Some(4.0)),
+        row("ready", ready_ms, "ms", Some(500.0)),
+        row("rss/idle", idle_mib, "MiB", Some(8.0)),
+        // While the programs load: their object, the kernel's type information and the verifier's log.
+        row("rss/peak", peak_mib, "MiB", None),
     ]
 }
 
