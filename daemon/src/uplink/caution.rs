@@ -14,12 +14,18 @@
 //! ```
 //!
 //! Only an answer of the broker is an objection, and only one that can be about a packet. Silence and a broken link
-//! never are, nor is a broker that shuts down: what may be the network's fault must not cost a record.
+//! never are, nor is a broker that shuts down: what may be the network's fault must not cost a record. But a broker that
+//! closes while more is on the way resets the connection, and the reset can overtake its answer: where connections
+//! break twice in a row before anything passed, records go one by one, too, which costs time and no record, and lets
+//! the answer be read.
 
 use std::sync::Arc;
 
 /// Objections to one record alone, in a row, until it is given up.
 const STRIKES: u32 = 3;
+
+/// Connections in a row that broke with records in flight and none passed, until records go one by one.
+const BREAKS: u32 = 2;
 
 /// A record by its place in its stream.
 pub(super) type Suspect = (Arc<str>, u64);
@@ -41,6 +47,7 @@ pub(super) struct Caution {
     one_by_one: bool,
     suspect: Option<Suspect>,
     strikes: u32,
+    breaks: u32,
 }
 
 impl Caution {
@@ -61,6 +68,17 @@ impl Caution {
                 self.suspect = Some(record);
             }
         }
+    }
+
+    /// The connection broke with several records in flight, and nobody said why.
+    pub(super) fn broke(&mut self) {
+        self.breaks += 1;
+        self.one_by_one |= self.breaks >= BREAKS;
+    }
+
+    /// A record passed.
+    pub(super) fn passed(&mut self) {
+        self.breaks = 0;
     }
 
     /// Whether this record is to be given up instead of sent.
@@ -113,6 +131,21 @@ mod tests {
             caution.objected(Exposed::Nothing);
         }
         assert_eq!(caution, Caution::default());
+    }
+
+    #[test]
+    fn records_go_one_by_one_where_nothing_passes_before_the_connection_breaks_again() {
+        let mut caution = Caution::default();
+        caution.broke();
+        caution.passed();
+        caution.broke();
+        assert!(!caution.is_one_by_one(), "a link that carries something is only a bad link");
+        caution.broke();
+        assert!(caution.is_one_by_one());
+        for _ in 0..10 {
+            caution.broke();
+        }
+        assert!(!caution.condemns("telemetry", 1), "a broken link condemns nothing");
     }
 
     #[test]

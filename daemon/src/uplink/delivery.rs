@@ -45,6 +45,17 @@ const MAX_IN_FLIGHT_BYTES: usize = 256 << 10;
 /// What a lane may have in the ledger: twice what may be in flight, so that one late answer does not stop it.
 const SPAN: usize = 2 * MAX_IN_FLIGHT as usize;
 
+/// How a connection ended, as far as the records on it are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// We left.
+    Left,
+    /// The link broke, or fell silent.
+    Broken,
+    /// The broker ended it by an answer that may be about a record.
+    Objection,
+}
+
 /// Records that go one by one after the broker objected to one of several: all of what was in flight then.
 const ONE_BY_ONE: usize = MAX_IN_FLIGHT as usize;
 
@@ -265,6 +276,7 @@ impl Delivery {
                     _ => &mut delivered.telemetry,
                 } += 1;
                 self.settle(token);
+                self.caution.passed();
                 if self.one_by_one == 1 {
                     self.trust();
                 }
@@ -283,14 +295,17 @@ impl Delivery {
     }
 
     /// Ends the delivery: what the next one has to know.
-    pub(super) fn finish(mut self, objection: bool) -> Memory {
-        if objection {
-            let mut exposed = self.ledger.exposed();
-            self.caution.objected(match (exposed.next(), exposed.next()) {
-                (None, _) => Exposed::Nothing,
-                (Some(one), None) => Exposed::One((Arc::clone(&one.stream), one.seq)),
-                (Some(_), Some(_)) => Exposed::Many,
-            });
+    pub(super) fn finish(mut self, ending: Ending) -> Memory {
+        let mut exposed = self.ledger.exposed();
+        let exposed = match (exposed.next(), exposed.next()) {
+            (None, _) => Exposed::Nothing,
+            (Some(one), None) => Exposed::One((Arc::clone(&one.stream), one.seq)),
+            (Some(_), Some(_)) => Exposed::Many,
+        };
+        match ending {
+            Ending::Objection => self.caution.objected(exposed),
+            Ending::Broken if exposed == Exposed::Many => self.caution.broke(),
+            Ending::Broken | Ending::Left => {}
         }
         let held = mem::take(&mut self.retries.tokens).into_iter().filter_map(|token| self.ledger.get(token));
         self.retries.left.extend(held.map(|parcel| (Arc::clone(&parcel.stream), parcel.seq)));

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use super::{
     birth::{self, Farewell, Features},
     client::{Connection, Granted, LinkError, Message, NotSent, Outcome},
-    delivery::{Answers, Delivery, Memory, Sent, publish},
+    delivery::{Answers, Delivery, Ending, Memory, Sent, publish},
     roundtrip::{RoundTrip, Step},
     status::{LinkState, UplinkStatus},
     topics::Topics,
@@ -112,15 +112,18 @@ impl<'a> Session<'a> {
             farewell = leave => Ok(farewell),
             broken = self.deliver() => Err(broken),
         };
-        let (ended, objection) = match outcome {
+        let (ended, ending) = match outcome {
             Ok(farewell) => {
                 self.say_farewell(farewell).await;
-                (Ended::Left, false)
+                (Ended::Left, Ending::Left)
             }
             Err(cause) => {
-                let objection = matches!(&cause, Broken::Link(error) if error.is_objection());
+                let ending = match &cause {
+                    Broken::Link(error) if error.is_objection() => Ending::Objection,
+                    _ => Ending::Broken,
+                };
                 let cause = self.take_last_answers().unwrap_or(cause);
-                (Ended::Broken { cause, connected_for: self.connected.map(|since| since.elapsed()) }, objection)
+                (Ended::Broken { cause, connected_for: self.connected.map(|since| since.elapsed()) }, ending)
             }
         };
         self.delivery.move_cursors().await;
@@ -129,7 +132,7 @@ impl<'a> Session<'a> {
             delivery.account(status);
             status.in_flight = 0;
         });
-        *context.memory = delivery.finish(objection);
+        *context.memory = delivery.finish(ending);
         ended
     }
 
