@@ -18,7 +18,7 @@ pub use self::{
 };
 use crate::{
     config::Config,
-    kernel::Kernel,
+    kernel::{AttachMode, Kernel},
     record::{Clock, Uuid},
     sources::{host::HostStatus, ingest::IngestStatus, traffic::TrafficStatus},
     uplink::{Feature, Features, UplinkStatus},
@@ -211,7 +211,7 @@ impl Board {
             Some(missing) => Feature { available: false, reason: Some(format!("{}: {}", missing.what, missing.why)) },
             None => Feature {
                 available: traffic.attach.is_some(),
-                reason: traffic.attach.map(|mode| mode.name().to_owned()),
+                reason: Some(traffic.attach.map_or("no interface is watched yet", AttachMode::name).to_owned()),
             },
         };
         drop(traffic);

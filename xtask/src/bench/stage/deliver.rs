@@ -111,6 +111,8 @@ fn publish(port: u16, payload: &[u8]) {
     runtime.block_on(async {
         let mut options = MqttOptions::new("bare", ("127.0.0.1", port));
         options.set_outgoing_inflight_upper_limit(IN_FLIGHT);
+        // As ours: the library's default writes each packet by itself.
+        options.set_max_request_batch(64).set_read_batch_size(1);
         let (client, mut events) = AsyncClient::builder(options).capacity(usize::from(IN_FLIGHT)).build();
         let sending = async {
             for _ in 0..RECORDS {
