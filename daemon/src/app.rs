@@ -27,6 +27,15 @@ const SOURCES_DRAIN: Duration = Duration::from_secs(2);
 const KERNEL_STOP: Duration = Duration::from_millis(300);
 const UPLINK_DRAIN: Duration = Duration::from_millis(1500);
 const SPOOL_CLOSE: Duration = Duration::from_secs(1);
+const CONTROL_CLOSE: Duration = Duration::from_millis(100);
+const _: () = assert!(
+    SOURCES_DRAIN.as_millis()
+        + KERNEL_STOP.as_millis()
+        + UPLINK_DRAIN.as_millis()
+        + SPOOL_CLOSE.as_millis()
+        + CONTROL_CLOSE.as_millis()
+        < 5000
+);
 
 /// Why the daemon cannot start. What can be mended while it runs (a full disk, a missing privilege, a broker
 /// that is away) is none of these.
@@ -128,7 +137,7 @@ pub async fn run(config_file: &MainFile, loaded: Loaded, log: FilterHandle) -> R
     within("uplink", UPLINK_DRAIN, uplink).await;
     within("spool", SPOOL_CLOSE, spool.close()).await;
     closed.cancel();
-    within("control socket", SPOOL_CLOSE, control).await;
+    within("control socket", CONTROL_CLOSE, control).await;
     info!("stopped");
     Ok(())
 }

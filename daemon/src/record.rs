@@ -178,7 +178,8 @@ pub struct Clock {
     boot: [u8; 16],
 }
 
-/// 2025-01-01: a wall clock before it was never set.
+/// 2025-01-01: a wall clock before it was never set. One behind it is believed, though it may be wrong: systemd starts
+/// a machine without a clock chip at the date at which it was last on. Consumers order by `seq`, not by time.
 const EARLIEST_TS_MS: u64 = 1_735_689_600_000;
 
 impl Clock {

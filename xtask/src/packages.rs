@@ -13,6 +13,16 @@ pub(crate) type Package = (&'static str, &'static str);
 /// What the demo uses.
 pub(crate) const DEMO: [Package; 1] = [("iproute2", "ip")];
 
+/// What the benches use: the others that are measured, too.
+pub(crate) const BENCH: [Package; 6] = [
+    ("mosquitto", "mosquitto"),
+    ("iproute2", "ip"),
+    ("ethtool", "ethtool"),
+    ("iperf3", "iperf3"),
+    ("softflowd", "softflowd"),
+    ("pmacct", "pmacctd"),
+];
+
 /// What the scenarios use.
 pub(crate) const TESTS: [Package; 7] = [
     ("mosquitto", "mosquitto"),

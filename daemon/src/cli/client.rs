@@ -50,7 +50,7 @@ impl AskError {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 eprintln!(
                     "tidegate is not running: nothing answers on {path}\n  \
-                     start it: systemctl start tidegate, or in the foreground: tidegate run"
+                     start it: tidegate run"
                 );
                 ExitCode::from(NOT_RUNNING)
             }

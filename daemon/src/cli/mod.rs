@@ -30,7 +30,7 @@ const NOT_RUNNING: u8 = 3;
 #[command(after_help = "\
 Start here:
   tidegate check-config        is the configuration right, and what is in force?
-  tidegate run                 the daemon, as systemd starts it
+  tidegate run                 the daemon, in the foreground
   tidegate status --watch      what it does, and what is wrong, worst first
 
 Exit status: 0 well, 1 failure or degraded, 2 usage, 3 not running, 78 configuration.")]

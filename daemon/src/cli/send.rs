@@ -107,7 +107,7 @@ type Rows = mpsc::Receiver<Result<Row, SendError>>;
 /// Why not everything is on disk.
 #[derive(Debug, thiserror::Error)]
 enum SendError {
-    #[error("tidegate is not running: nothing answers on {}\n  start it: systemctl start tidegate", .0.display())]
+    #[error("tidegate is not running: nothing answers on {}\n  start it: tidegate run", .0.display())]
     NotRunning(PathBuf),
     #[error("no permission to write to {}\n  become a member of the group tidegate-ingest, or use sudo", .0.display())]
     NotPermitted(PathBuf),

@@ -333,7 +333,7 @@ fn shipped_file() -> String {
          # Every key stands here with its default; remove the # in front of one to set it. Files in\n\
          # /etc/tidegate/conf.d/ that end in .toml are read after this one, in the order of their names, and variables\n\
          # such as TIDEGATE__MQTT__URL after those; the last one wins. `tidegate check-config` says what is wrong.\n\
-         # `systemctl reload tidegate` takes over what needs no restart.\n",
+         # SIGHUP takes over what needs no restart.\n",
     );
     let mut section = "";
     for key in KEYS {

@@ -46,7 +46,7 @@ impl RunTimes {
     ///
     /// # Errors
     ///
-    /// `EPERM` without `CAP_SYS_ADMIN`, which the shipped unit does not grant.
+    /// `EPERM` without `CAP_SYS_ADMIN`, which the daemon does not need for anything else.
     pub(super) fn count() -> Result<Self, Unavailable> {
         enable_stats(Stats::RunTime).map(|held| Self { _held: held }).map_err(|error| Unavailable {
             what: "program run times".into(),

@@ -91,12 +91,12 @@ pub fn problems(status: &Status) -> Vec<Problem> {
         Reload::Refused { errors } => add(
             Severity::Degraded,
             format!("the changed configuration is refused: {}", errors.join("; ")),
-            "mend it (tidegate check-config) and reload; the running one stays until then",
+            "mend it (tidegate check-config) and send SIGHUP; the running one stays until then",
         ),
         Reload::Running { pending_restart } if !pending_restart.is_empty() => add(
             Severity::Degraded,
             format!("changed, but needs a restart: {}", pending_restart.join(", ")),
-            "systemctl restart tidegate",
+            "restart the daemon; nothing that is in the spool is lost",
         ),
         Reload::Running { .. } => {}
     }

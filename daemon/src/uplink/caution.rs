@@ -10,7 +10,7 @@
 //!      ▲                                           │    ▲  │      (the third time in a row)       │
 //!      └───────── a window's worth passed ─────────┘    └──┘ another objection                    │
 //!      ▲                                                                                          │
-//!      └────────────────────────── it is reported as lost, and the next one goes ◄────────────────┘
+//!      └── it is reported as lost, the next one goes, and none is condemned until one passed ◄────┘
 //! ```
 //!
 //! Only an answer of the broker is an objection, and only one that can be about a packet. Silence and a broken link
@@ -48,6 +48,8 @@ pub(super) struct Caution {
     suspect: Option<Suspect>,
     strikes: u32,
     breaks: u32,
+    /// A record was given up and none has passed since: perhaps it is not about records at all.
+    unproven: bool,
 }
 
 impl Caution {
@@ -79,17 +81,25 @@ impl Caution {
     /// A record passed.
     pub(super) fn passed(&mut self) {
         self.breaks = 0;
+        self.unproven = false;
     }
 
     /// Whether this record is to be given up instead of sent.
     pub(super) fn condemns(&self, stream: &str, seq: u64) -> bool {
-        self.strikes >= STRIKES
+        !self.unproven
+            && self.strikes >= STRIKES
             && self.suspect.as_ref().is_some_and(|(suspect, number)| (&**suspect, *number) == (stream, seq))
     }
 
-    /// A window's worth of records passed one by one, or the culprit was given up: no more suspicion.
+    /// A window's worth of records passed one by one: no more suspicion.
     pub(super) fn trust(&mut self) {
         *self = Self::default();
+    }
+
+    /// The culprit was given up: no more suspicion, but the next one is given up only after another record passed. A
+    /// broker that objects to whatever comes must not eat what it is sent, record by record.
+    pub(super) fn convicted(&mut self) {
+        *self = Self { unproven: true, ..Self::default() };
     }
 }
 
@@ -146,6 +156,22 @@ mod tests {
             caution.broke();
         }
         assert!(!caution.condemns("telemetry", 1), "a broken link condemns nothing");
+    }
+
+    #[test]
+    fn a_broker_that_objects_to_everything_costs_one_record_not_all() {
+        let mut caution = Caution::default();
+        for seq in [1, 2] {
+            for _ in 0..STRIKES {
+                caution.objected(one(seq));
+            }
+            assert_eq!(caution.condemns("telemetry", seq), seq == 1);
+            if seq == 1 {
+                caution.convicted();
+            }
+        }
+        caution.passed();
+        assert!(caution.condemns("telemetry", 2));
     }
 
     #[test]

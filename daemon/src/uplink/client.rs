@@ -282,7 +282,7 @@ impl Connection {
     async fn closed(&mut self) -> LinkError {
         match (&mut self.poller).await {
             Ok(error) => error,
-            Err(panic) => LinkError::Protocol(format!("the MQTT library failed: {panic}")),
+            Err(ended) => LinkError::Network(format!("the MQTT library failed: {ended}")),
         }
     }
 }
@@ -414,18 +414,19 @@ fn explain(error: ConnectionError) -> LinkError {
         ConnectionError::MqttState(StateError::AwaitPingResp) => {
             LinkError::Network("a ping was not answered".to_owned())
         }
-        other => LinkError::Protocol(other.to_string()),
+        // Bytes that are no packet of MQTT 5: how mosquitto 2.0 answers a record beyond its `message_size_limit`.
+        ConnectionError::MqttState(error @ StateError::Deserialization(_)) => LinkError::Protocol(error.to_string()),
+        other => LinkError::Network(other.to_string()),
     }
 }
 
-/// The other reasons are about the session or the broker itself: taken over, shutting down, too many connections.
+/// The other reasons are about the session or the broker itself: taken over, shutting down, too many connections, its
+/// own disk full (0x80 and 0x83). They must not cost a record.
 const fn is_about_a_packet(reason: DisconnectReasonCode) -> bool {
     matches!(
         reason,
-        DisconnectReasonCode::UnspecifiedError
-            | DisconnectReasonCode::MalformedPacket
+        DisconnectReasonCode::MalformedPacket
             | DisconnectReasonCode::ProtocolError
-            | DisconnectReasonCode::ImplementationSpecificError
             | DisconnectReasonCode::TopicNameInvalid
             | DisconnectReasonCode::PacketTooLarge
             | DisconnectReasonCode::PayloadFormatInvalid

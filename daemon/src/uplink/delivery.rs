@@ -246,7 +246,8 @@ impl Delivery {
             None => self.give_up(token, Cause::Damaged),
             Some(_) if self.caution.condemns(&entry.stream, entry.seq) => {
                 self.refused(token, Refusal::EndsConnection, now);
-                self.trust();
+                self.caution.convicted();
+                self.pipeline();
             }
             Some(_) if self.retries.still_wait_for(&entry.stream, entry.seq) => {
                 if self.ledger.hold(token) {
@@ -290,6 +291,10 @@ impl Delivery {
 
     fn trust(&mut self) {
         self.caution.trust();
+        self.pipeline();
+    }
+
+    fn pipeline(&mut self) {
         self.one_by_one = 0;
         self.ledger.allow(self.window);
     }

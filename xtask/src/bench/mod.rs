@@ -3,6 +3,7 @@
 //! It builds as the caller: the daemon as it is shipped (release), and the stage, which alone runs as root.
 
 use crate::{
+    packages,
     privilege::Privilege,
     shell::{self, cargo, heading},
 };
@@ -28,10 +29,20 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<(), String> {
     heading("Building the daemon (release) and the stage");
     shell::run(&mut cargo(&["build", "--release", "--package", "tidegate", "--bin", "tidegate"]))?;
-    shell::run(&mut cargo(&["build", "--package", "xtask", "--features", "bench", "--bin", "xtask-bench"]))?;
+    shell::run(&mut cargo(&[
+        "build",
+        "--release",
+        "--package",
+        "xtask",
+        "--features",
+        "bench",
+        "--bin",
+        "xtask-bench",
+    ]))?;
     let daemon = crate::target().join("release/tidegate");
-    let stage = crate::target().join("debug/xtask-bench");
+    let stage = crate::target().join("release/xtask-bench");
     let privilege = Privilege::get("network namespaces and eBPF");
+    packages::install(&privilege, &packages::BENCH);
     if let Privilege::None(why) = privilege {
         return Err(format!("bench needs root for network namespaces and eBPF: {why}"));
     }

@@ -72,7 +72,7 @@ fn flags(root: &Path, linker: &Path) -> Result<OsString, Error> {
         push(flag.to_owned());
     }
     push(format!("--remap-path-prefix={}=/tidegate", root.display()));
-    // Its folders carry the name of the registry, which may be a mirror's.
+    // Its folders carry a name that differs between machines.
     let registry = cargo_home().join("registry/src");
     let entries = fs::read_dir(&registry).into_iter().flatten();
     for entry in entries {

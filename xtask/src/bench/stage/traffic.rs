@@ -12,7 +12,7 @@ use std::{
 };
 
 use tidegate_tests::{
-    Daemon, Gateway, Netns, Process, need,
+    Daemon, Gateway, Netns, Process, Scratch, need,
     net::{UdpSender, UdpSink},
 };
 
@@ -38,6 +38,7 @@ enum Watcher {
 struct Running {
     daemon: Option<Daemon>,
     processes: Vec<Process>,
+    scratch: Option<Scratch>,
 }
 
 #[derive(Default)]
@@ -95,6 +96,7 @@ impl Watcher {
 
     /// Starts it on both interfaces of the gateway and gives it a second to settle.
     fn start(self, net: &Gateway) -> Running {
+        let scratch = Scratch::new("bench");
         let mut running = Running::default();
         let interfaces = [net.left.interface, net.right.interface];
         match self {
@@ -105,8 +107,8 @@ impl Watcher {
                     let mut command = net.gateway.command("softflowd");
                     // In the foreground, exporting to a port where nobody listens; control socket off the default.
                     command.args(["-d", "-i", interface, "-n", "127.0.0.1:9995", "-t", "maxlife=10"]);
-                    command.args(["-c", &format!("/tmp/softflowd-bench-{}-{interface}.ctl", std::process::id())]);
-                    command.args(["-p", &format!("/tmp/softflowd-bench-{}-{interface}.pid", std::process::id())]);
+                    command.arg("-c").arg(scratch.path().join(format!("{interface}.ctl")));
+                    command.arg("-p").arg(scratch.path().join(format!("{interface}.pid")));
                     running.processes.push(Process::start("softflowd", command));
                 }
             }
@@ -115,12 +117,13 @@ impl Watcher {
                     let mut command = net.gateway.command("pmacctd");
                     command.args(["-i", interface, "-P", "memory"]);
                     command.args(["-c", "src_host,dst_host,src_port,dst_port,proto"]);
-                    command.args(["-o", &format!("/tmp/pmacctd-bench-{}-{interface}.pipe", std::process::id())]);
+                    command.arg("-o").arg(scratch.path().join(format!("{interface}.pipe")));
                     running.processes.push(Process::start("pmacctd", command));
                 }
             }
         }
         thread::sleep(Duration::from_secs(1));
+        running.scratch = Some(scratch);
         running
     }
 }
