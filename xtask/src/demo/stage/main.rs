@@ -141,7 +141,9 @@ fn play(arguments: &Arguments) {
     subscriber.wait_for("the gateway says that it is offline", Duration::from_secs(5), |message| {
         message.topic.ends_with("/status") && String::from_utf8_lossy(&message.payload).contains("offline")
     });
-    screen.say(format_args!("{wanted} records handed over and answered \"ok\", {wanted} delivered, each in order"));
+    screen.say(format_args!(
+        "{wanted} records handed over and answered \"ok\", {wanted} acknowledged by the broker, each in order"
+    ));
     screen.say(format_args!(
         "{} records in all, told apart by (epoch, stream, seq): no gap, {} repeated by QoS 1",
         ledger.len(),
