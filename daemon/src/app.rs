@@ -1,6 +1,6 @@
 //! The daemon's life: build from configuration, start, run, drain. Read [`run`]; the rest is detail.
 
-use std::{future::Future, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 
 use tidegate_spool::{LaneOptions, OpenError, Options, Spool};
 use tokio::{
@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use crate::{
     config::{Config, Effect, Environment, Loaded, MainFile, SEGMENT_SIZE_BYTES, changes, live},
     control_socket, kernel,
+    local_socket::SocketError,
     logging::FilterHandle,
     record::Clock,
     sources::{self, Sink},
@@ -47,17 +48,9 @@ pub enum StartError {
     /// The spool's options contradict each other, or another daemon has it.
     #[error("[spool] {0}")]
     Spool(#[from] OpenError),
-    /// A socket cannot be bound.
-    #[error("{path}: {source}; the folder comes from $RUNTIME_DIRECTORY, and systemd makes it")]
-    Socket {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The ingest socket cannot be bound.
+    /// The control or the ingest socket cannot be opened.
     #[error(transparent)]
-    Ingest(#[from] sources::ingest::IngestError),
+    Socket(#[from] SocketError),
     /// Signals cannot be received.
     #[error("signal handlers: {0}")]
     Signals(io::Error),
@@ -85,8 +78,7 @@ pub async fn run(config_file: &MainFile, loaded: Loaded, log: FilterHandle) -> R
 
     // Listening sockets before anything runs: their failure is the one that ends us.
     let control_path = control_socket::default_path();
-    let control = control_socket::bind(&control_path)
-        .map_err(|source| StartError::Socket { path: control_path.clone(), source })?;
+    let control = control_socket::bind(&control_path)?;
     let ingest = sources::ingest::bind(&sources::ingest::default_path())?;
 
     let draining = CancellationToken::new();

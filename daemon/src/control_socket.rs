@@ -16,7 +16,6 @@
 
 use std::{
     io,
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -32,6 +31,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    local_socket::{self, SocketError},
     paths,
     sources::traffic::{BootClock, Flow},
     status::Board,
@@ -40,6 +40,8 @@ use crate::{
 /// Name of the socket in the runtime directory.
 pub const FILE_NAME: &str = "control.sock";
 
+/// Group whose members may look.
+const GROUP: &str = "tidegate";
 const CLIENTS: usize = 16;
 const REQUEST_BYTES: u64 = 4096;
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
@@ -69,29 +71,13 @@ pub fn default_path() -> PathBuf {
     paths::runtime_dir().join(FILE_NAME)
 }
 
-/// Binds the socket, replacing one that a crashed daemon left behind.
+/// Binds the socket, replacing one that a crashed daemon left behind; a runtime must be running.
 ///
 /// # Errors
 ///
-/// The folder cannot be made or the socket not bound, or another daemon answers on it (`AddrInUse`).
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir)?;
-    }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another tidegate answers on it"));
-    }
-    // What a crashed daemon left behind goes; anything that is no socket is not ours to remove.
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
-        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket stands there")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    paths::give_to_group(path, "tidegate");
-    Ok(listener)
+/// See [`SocketError`].
+pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
+    local_socket::listen(path, GROUP)
 }
 
 /// Serves clients until `shutdown`; then removes the socket.

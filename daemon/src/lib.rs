@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod control_socket;
 pub mod kernel;
+pub mod local_socket;
 pub mod logging;
 pub mod paths;
 pub mod record;

@@ -18,7 +18,6 @@
 
 mod client;
 mod lines;
-mod listener;
 mod names;
 mod protocol;
 mod status;
@@ -44,15 +43,19 @@ use self::{
     protocol::{Kind, Refusal},
 };
 use super::Sink;
-use crate::paths;
+use crate::{
+    local_socket::{self, SocketError},
+    paths,
+};
 
 pub use self::{
-    listener::IngestError,
     names::NameCounts,
     protocol::{MAX_LINE_BYTES, is_name},
     status::{IngestStatus, Refused},
 };
 
+/// Group whose members may hand over records.
+const GROUP: &str = "tidegate-ingest";
 /// Lines that a client may send before it reads their answers, and lines of one commit.
 pub const MAX_UNANSWERED: usize = 256;
 /// Connections at a time. A gateway has a handful of programs; a thousand leaves room for one connection a record.
@@ -82,9 +85,13 @@ pub struct Ingest {
 ///
 /// # Errors
 ///
-/// [`IngestError`]; nothing was changed in the file system, but that a missing folder may have been made.
-pub fn bind(path: &Path) -> Result<Ingest, IngestError> {
-    Ok(Ingest { listener: listener::listen(path)?, path: path.to_owned(), max_connections: connection_limit() })
+/// [`SocketError`]; nothing was changed in the file system, but that a missing folder may have been made.
+pub fn bind(path: &Path) -> Result<Ingest, SocketError> {
+    Ok(Ingest {
+        listener: local_socket::listen(path, GROUP)?,
+        path: path.to_owned(),
+        max_connections: connection_limit(),
+    })
 }
 
 /// Serves until `shutdown`. Commits that are under way are finished and answered; lines that arrive later are

@@ -1,4 +1,4 @@
-//! The socket in the file system.
+//! Unix sockets by which programs and people on the machine reach the daemon: guarded before anybody can connect.
 
 use std::{
     fs, io,
@@ -11,14 +11,9 @@ use std::{
 
 use tokio::net::UnixListener;
 
-use crate::paths::give_to_group;
-
-/// Group whose members may hand over records.
-const GROUP: &str = "tidegate-ingest";
-
-/// Why the socket cannot be opened. None of these passes by itself; the rest of the daemon works without it.
+/// Why a socket cannot be opened. None of these passes by itself.
 #[derive(Debug, thiserror::Error)]
-pub enum IngestError {
+pub enum SocketError {
     /// Another process answers there.
     #[error("{0} is in use by another process; is tidegate running already?")]
     InUse(PathBuf),
@@ -37,21 +32,26 @@ pub enum IngestError {
     },
 }
 
-/// Listens at `path`, mode 0660, in place of what a crashed process may have left there.
+/// Listens at `path`, mode 0660 and with this group where the system has it, in place of what a crashed process may have
+/// left there.
 ///
 /// The socket gets its mode and group under another name and takes its place by a rename, so nobody can connect
 /// to it before it is guarded.
-pub(super) fn listen(path: &Path) -> Result<UnixListener, IngestError> {
+///
+/// # Errors
+///
+/// [`SocketError`]; nothing was changed in the file system, but that a missing folder may have been made.
+pub fn listen(path: &Path, group: &str) -> Result<UnixListener, SocketError> {
     let failed = |call, path: &Path| {
         let path = path.to_owned();
-        move |source| IngestError::Io { call, path, source }
+        move |source| SocketError::Io { call, path, source }
     };
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(failed("mkdir", folder))?;
     }
     match fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => return Err(IngestError::NotASocket(path.to_owned())),
-        Ok(_) if net::UnixStream::connect(path).is_ok() => return Err(IngestError::InUse(path.to_owned())),
+        Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
+        Ok(_) if net::UnixStream::connect(path).is_ok() => return Err(SocketError::InUse(path.to_owned())),
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("stat", path)(error)),
         Ok(_) | Err(_) => {}
     }
@@ -62,10 +62,26 @@ pub(super) fn listen(path: &Path) -> Result<UnixListener, IngestError> {
     }
     let listener = net::UnixListener::bind(&unfinished).map_err(failed("bind", &unfinished))?;
     fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o660)).map_err(failed("chmod", &unfinished))?;
-    give_to_group(&unfinished, GROUP);
+    give_to_group(&unfinished, group);
     fs::rename(&unfinished, path).map_err(failed("rename", path))?;
     listener.set_nonblocking(true).map_err(failed("fcntl", path))?;
     UnixListener::from_std(listener).map_err(failed("epoll_ctl", path))
+}
+
+/// Gives a socket to a group, where the system has it and we may; else it stays ours, which is the safe side.
+fn give_to_group(path: &Path, group: &str) {
+    let Some(gid) = group_id(&fs::read_to_string("/etc/group").unwrap_or_default(), group) else { return };
+    if let Err(error) = std::os::unix::fs::chown(path, None, Some(gid)) {
+        tracing::debug!(path = %path.display(), group, %error, "the socket stays with our own group");
+    }
+}
+
+/// Looks a group up in the text of `/etc/group` (group(5)): `name:password:gid:members`.
+fn group_id(groups: &str, name: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
+    })
 }
 
 #[cfg(test)]
@@ -76,12 +92,12 @@ mod tests {
     async fn a_socket_that_a_crash_left_is_replaced_and_a_living_one_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run/ingest.sock");
-        let first = listen(&path).unwrap();
+        let first = listen(&path, "tidegate").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o660);
-        assert!(matches!(listen(&path), Err(IngestError::InUse(_))));
+        assert!(matches!(listen(&path, "tidegate"), Err(SocketError::InUse(_))));
         drop(first);
         assert!(path.exists(), "a crash leaves the file");
-        let _second = listen(&path).unwrap();
+        let _second = listen(&path, "tidegate").unwrap();
         assert!(net::UnixStream::connect(&path).is_ok());
     }
 
@@ -90,7 +106,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ingest.sock");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(listen(&path), Err(IngestError::NotASocket(_))));
+        assert!(matches!(listen(&path, "tidegate"), Err(SocketError::NotASocket(_))));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_group_is_found_by_its_whole_name() {
+        let groups = "root:x:0:\ntidegate-ingest:x:998:app\ntidegate:x:999:\n";
+        assert_eq!(group_id(groups, "tidegate"), Some(999));
+        assert_eq!(group_id(groups, "tide"), None);
+        assert_eq!(group_id("tidegate\n", "tidegate"), None);
     }
 }
