@@ -1,25 +1,33 @@
 //! The daemon's life: build from configuration, start, run, drain. Read [`run`]; the rest is detail.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, io, sync::Arc, time::Duration};
 
 use tidegate_spool::{LaneOptions, OpenError, Options, Spool};
 use tokio::{
+    select,
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::{
-    config::{Config, Effect, Environment, Loaded, MainFile, SEGMENT_SIZE_BYTES, changes, live},
-    control_socket, kernel,
+    config::{Config, Environment, Local, MainFile, SEGMENT_SIZE_BYTES},
+    control::{
+        self, Control,
+        commands::{self, Commands},
+    },
+    control_socket,
+    kernel::{self, Kernel},
     local_socket::SocketError,
     logging::FilterHandle,
+    paths, provision,
     record::Clock,
     sources::{self, Sink},
-    status::{Board, Reload},
+    status::Board,
+    supervisor::{self, GUARDED_WITHIN, Pulse, Supervisor},
     uplink::{self, Uplink},
 };
 
@@ -56,22 +64,39 @@ pub enum StartError {
     Signals(io::Error),
 }
 
-/// Runs the daemon until SIGTERM or SIGINT.
+/// Why the daemon ended in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to: SIGTERM or SIGINT.
+    Stopped,
+    /// It was asked to start anew (`cmd/restart`), which is the supervisor's part.
+    ToRestart,
+}
+
+/// Runs the daemon until SIGTERM or SIGINT, or until it is asked to start anew.
 ///
 /// # Errors
 ///
 /// See [`StartError`]; nothing is left running then.
-pub async fn run(config_file: &MainFile, loaded: Loaded, log: FilterHandle) -> Result<(), StartError> {
+#[expect(clippy::too_many_lines, reason = "the daemon's life reads in one function")]
+pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Result<Ended, StartError> {
     let mut signals = Signals::new().map_err(StartError::Signals)?;
-    let (config_sender, config) = watch::channel(Arc::new(loaded.config));
     let clock = Clock::of_this_boot();
+    // What was desired last applies before anything runs: a start needs no network.
+    let mut begun = control::begin(&Environment::of_process().state_dir(), local, &clock);
+    let (config_sender, config) = watch::channel(Arc::clone(begun.running()));
+    let mut supervisor = Supervisor::of_process();
 
     // The spool first: what the sources make has somewhere to go.
     let spool = Spool::start(spool_options(&config.borrow().clone())).await?;
     let sink = Sink::new(spool.clone(), clock);
-    let (kernel, kernel_events, _thread) =
-        kernel::Kernel::start(kernel::Options { flow_capacity: config.borrow().traffic.flow_capacity })
-            .map_err(StartError::Runtime)?;
+    let options =
+        kernel::Options { flow_capacity: config.borrow().traffic.flow_capacity, pins: Some(paths::pins_dir()) };
+    let kernel::Started { kernel, events: kernel_events, drops, thread: _ends_with_us } =
+        Kernel::start(options).map_err(StartError::Runtime)?;
+
+    // The confirmed policy before any interface is attached: no packet meets the programs without it.
+    begun.enforce(&kernel, &clock).await;
 
     let (board, publish) = Board::new(config.clone(), clock, &spool, kernel.clone());
     let board = Arc::new(board);
@@ -89,16 +114,72 @@ pub async fn run(config_file: &MainFile, loaded: Loaded, log: FilterHandle) -> R
         config.clone(),
         sink.clone(),
         publish.traffic,
+        supervisor.pulse("traffic"),
         draining.clone(),
     ));
-    sources.spawn(sources::host::run(config.clone(), sink.clone(), publish.host, draining.clone()));
-    sources.spawn(sources::ingest::run(ingest, sink.clone(), publish.ingest, draining.clone()));
+    sources.spawn(sources::policy::run(
+        kernel.clone(),
+        drops,
+        config.clone(),
+        sink.clone(),
+        publish.policy,
+        supervisor.pulse("policy"),
+        draining.clone(),
+    ));
+    sources.spawn(sources::host::run(
+        config.clone(),
+        sink.clone(),
+        publish.host,
+        supervisor.patient_pulse("host"),
+        draining.clone(),
+    ));
+    sources.spawn(sources::ingest::run(
+        ingest,
+        sink.clone(),
+        publish.ingest,
+        supervisor.pulse("ingest"),
+        draining.clone(),
+    ));
     sources.spawn(sources::loss::run(spool.clone(), sink.clone(), draining.clone()));
+    tokio::spawn(provision::report(Environment::of_process().state_dir(), sink.clone()));
     sources.spawn(sources::spool::run(spool.clone(), config.clone(), sink.clone(), draining.clone()));
 
     let leaving = CancellationToken::new();
     let (features_sender, features) = watch::channel(uplink::Features::default());
     tokio::spawn(Board::clone(&board).announce(features_sender));
+    let (inbox, arrived) = control::inbox::inbox();
+    let (prober, asked) = uplink::probes();
+    let (reports_sender, reports) = watch::channel(BTreeMap::new());
+    let (answers_in, answers) = mpsc::channel(commands::ANSWERS);
+    let (requests_in, requests) = mpsc::channel(commands::REQUESTS);
+    let (retry, retries) = mpsc::channel(1);
+    let (reload, reloads) = mpsc::channel(1);
+    let (ask, asks) = mpsc::channel(1);
+    tokio::spawn(
+        Control {
+            begun,
+            main_file: config_file.clone(),
+            config: config_sender,
+            shown: publish.shown,
+            status: publish.configuration,
+            bundles: publish.bundles,
+            kernel: kernel.clone(),
+            asks,
+            log: log.clone(),
+            sink: sink.clone(),
+            clock,
+            inbox: arrived,
+            requests: commands::Intake::new(requests_in, publish.commands.clone()),
+            retries,
+            reloads,
+            prober: prober.clone(),
+            reports: reports_sender,
+            uplink: publish.uplink.subscribe(),
+            pulse: supervisor.pulse("control"),
+            shutdown: draining.clone(),
+        }
+        .run(),
+    );
     let uplink = tokio::spawn(
         Uplink {
             spool: spool.clone(),
@@ -107,31 +188,91 @@ pub async fn run(config_file: &MainFile, loaded: Loaded, log: FilterHandle) -> R
             features,
             config: config.clone(),
             status: publish.uplink,
+            inbox,
+            reports,
+            answers,
+            probes: asked,
+            pulse: supervisor.pulse("uplink"),
             shutdown: leaving.clone(),
         }
         .run(),
     );
+    let restart = CancellationToken::new();
+    tokio::spawn(
+        Commands {
+            requests,
+            answers: answers_in,
+            config: config.clone(),
+            main_file: config_file.clone(),
+            board: Arc::clone(&board),
+            prober,
+            clock,
+            log,
+            retry,
+            restart: restart.clone(),
+            status: publish.commands,
+            pulse: supervisor.pulse("commands"),
+            shutdown: draining.clone(),
+        }
+        .run(),
+    );
     let closed = CancellationToken::new();
-    let control = tokio::spawn(control_socket::run(control, control_path, board, closed.clone()));
-    info!(gateway = %config.borrow().gateway.id, version = env!("CARGO_PKG_VERSION"), "ready");
+    let pulse = supervisor.pulse("control socket");
+    let control =
+        tokio::spawn(control_socket::run(control, control_path, Arc::clone(&board), ask, pulse, closed.clone()));
+    let mut pulse = supervisor.pulse("main");
+    let supervision = tokio::spawn(supervise(supervisor, board, kernel.clone(), spool.clone()));
 
-    let started = config_sender.borrow().clone();
-    while let Event::Reload = signals.next().await {
-        publish.reload.send_replace(reload(config_file, &started, &config_sender, &log));
-    }
+    let ended = loop {
+        let event = select! {
+            event = signals.next(&mut pulse) => event,
+            () = restart.cancelled() => break Ended::ToRestart,
+        };
+        match event {
+            Event::Stop => break Ended::Stopped,
+            Event::Reload => {
+                supervisor::reloading();
+                let (done, reloaded) = oneshot::channel();
+                if reload.send(done).await.is_ok() {
+                    let _ended = pulse.during(reloaded).await;
+                }
+                supervisor::reloaded();
+            }
+        }
+    };
 
-    info!("stopping: sources, spool, uplink");
+    // The parts that end now would be found silent.
+    supervision.abort();
+    supervisor::stopping();
+    info!(?ended, "stopping: sources, spool, uplink");
     draining.cancel();
     within("sources", SOURCES_DRAIN, async { while sources.join_next().await.is_some() {} }).await;
-    // Taken off by the traffic source as it ends; again, in case it was left behind.
-    within("kernel", KERNEL_STOP, kernel.stop()).await;
+    let on_stop = config.borrow().policy.on_stop;
+    within("kernel", KERNEL_STOP, kernel.stop(on_stop)).await;
     leaving.cancel();
     within("uplink", UPLINK_DRAIN, uplink).await;
     within("spool", SPOOL_CLOSE, spool.close()).await;
     closed.cancel();
     within("control socket", CONTROL_CLOSE, control).await;
     info!("stopped");
-    Ok(())
+    Ok(ended)
+}
+
+/// Says that the daemon is ready once it guards what is there, and from then on how it is.
+async fn supervise(mut supervisor: Supervisor, board: Arc<Board>, kernel: Kernel, spool: Spool) {
+    tokio::spawn(supervisor.pulse("kernel").relay(move || {
+        let kernel = kernel.clone();
+        async move { kernel.ping().await }
+    }));
+    tokio::spawn(supervisor.patient_pulse("spool").relay(move || {
+        let spool = spool.clone();
+        async move { spool.ping().await }
+    }));
+    if timeout(GUARDED_WITHIN, board.settled()).await.is_err() {
+        warn!(waited_s = GUARDED_WITHIN.as_secs(), "ready, though the eBPF programs are not attached yet");
+    }
+    info!(gateway = %board.gateway(), version = env!("CARGO_PKG_VERSION"), "ready");
+    supervisor.run(move || board.snapshot()).await;
 }
 
 /// Waits for a part to end; one that hangs is left behind, so that the next one gets its turn.
@@ -167,33 +308,6 @@ fn spool_options(config: &Config) -> Options {
     }
 }
 
-/// Reads the local layers again. What can change while the daemon runs does; a configuration that is wrong
-/// changes nothing.
-///
-/// What needs a restart is told by comparing with the configuration that the daemon `started` with: it stays
-/// pending however often the files are read again, until they say what runs.
-fn reload(file: &MainFile, started: &Config, config: &watch::Sender<Arc<Config>>, log: &FilterHandle) -> Reload {
-    let new = match file.load(&Environment::of_process()) {
-        Ok(loaded) => loaded.config,
-        Err(errors) => {
-            for error in &errors {
-                error!(%error, "configuration refused; the running one stays");
-            }
-            return Reload::Refused { errors: errors.iter().map(ToString::to_string).collect() };
-        }
-    };
-    let changed = changes(&config.borrow().clone(), &new);
-    let since_start = changes(started, &new);
-    let pending: Vec<_> = since_start.iter().filter(|key| key.effect == Effect::Restart).map(|key| key.name).collect();
-    let applied: Vec<_> = changed.iter().filter(|key| key.effect == Effect::Live).map(|key| key.name).collect();
-    if let Err(error) = log.set(&new.log.filter) {
-        warn!(%error, "log filter refused");
-    }
-    info!(?applied, ?pending, "configuration read again");
-    config.send_replace(Arc::new(live(started, &new)));
-    Reload::Running { pending_restart: pending }
-}
-
 enum Event {
     Reload,
     Stop,
@@ -214,11 +328,14 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Event {
-        tokio::select! {
-            _ = self.hangup.recv() => Event::Reload,
-            _ = self.terminate.recv() => Event::Stop,
-            _ = self.interrupt.recv() => Event::Stop,
+    async fn next(&mut self, pulse: &mut Pulse) -> Event {
+        loop {
+            select! {
+                _ = self.hangup.recv() => return Event::Reload,
+                _ = self.terminate.recv() => return Event::Stop,
+                _ = self.interrupt.recv() => return Event::Stop,
+                () = pulse.asked() => {}
+            }
         }
     }
 }

@@ -5,12 +5,24 @@
 //!
 //! # Protocol
 //!
-//! A client sends one line, `{"get":"status"}` or `{"get":"flows"}`, and reads JSON lines until the daemon
-//! closes. A request that cannot be understood is answered `{"error":"…"}`. Nothing here changes the daemon.
+//! A client sends one line and reads JSON lines until the daemon closes. What cannot be understood, or cannot be done, is
+//! answered `{"error":"…"}`.
+//!
+//! | line | answer |
+//! |---|---|
+//! | `{"get":"status"}`, `{"get":"config"}`, `{"get":"policy"}` | one line |
+//! | `{"get":"flows"}` | a line a flow |
+//! | `{"get":"bundle"}` | the envelope that is enforced, as it came; nothing where none is |
+//! | `{"policy":{"apply":{"bytes":N,"offline":false}}}`, then N bytes of an envelope | `{"source":"device","version":7}`: it is wished for; `{"get":"policy"}` tells what becomes of it |
+//! | `{"policy":{"vouch":{"source":"device","version":7}}}` | the same: it is confirmed |
+//! | `{"policy":{"open":{"for_s":600}}}`, `{"policy":"close"}` | `{}` |
+//!
+//! The last three lines change the daemon. Whoever may write to the socket is at the gateway, and is trusted with that; a
+//! bundle counts by its signature, whoever brings it.
 //!
 //! # Bounds
 //!
-//! A request has at most 4 KiB and arrives within 5 s; at most 16 clients are served at once, and the next
+//! A request has at most 4 KiB and arrives within 5 s, a bundle behind it within 30 s, one at a time; at most 16 clients are served at once, and the next
 //! one is closed at once; a client that does not read for 10 s is cut off. Flows stream: the answer is never
 //! built whole.
 
@@ -23,18 +35,23 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, BufWriter},
-    net::{UnixListener, UnixStream},
-    sync::Semaphore,
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, BufWriter, Take},
+    net::{UnixListener, UnixStream, unix::OwnedReadHalf},
+    sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    control::{
+        link::{MAX_POLICY_BYTES, Source},
+        policy::{Ask, MAX_OPEN, Placed},
+    },
     local_socket::{self, SocketError},
     paths,
     sources::traffic::{BootClock, Flow},
     status::Board,
+    supervisor::Pulse,
 };
 
 /// Name of the socket in the runtime directory.
@@ -46,8 +63,9 @@ const CLIENTS: usize = 16;
 const REQUEST_BYTES: u64 = 4096;
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+const BUNDLE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// What a client may ask.
+/// What a client may look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Get {
@@ -55,14 +73,49 @@ pub enum Get {
     Status,
     /// The flows in the kernel's table now, one a line.
     Flows,
+    /// One [`crate::config::Shown`].
+    Config,
+    /// One [`crate::control::BundleStatus`].
+    Policy,
+    /// The envelope that is enforced.
+    Bundle,
+}
+
+/// What a client may do about the policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyRequest {
+    /// Have a bundle tried; its envelope follows the line.
+    Apply {
+        /// How long the envelope is.
+        bytes: usize,
+        /// Without a link: somebody will vouch for it.
+        offline: bool,
+    },
+    /// Confirm what is on trial.
+    Vouch {
+        /// Whose.
+        source: Source,
+        /// Which version.
+        version: u64,
+    },
+    /// Let everything pass for a time.
+    Open {
+        /// Seconds.
+        for_s: u64,
+    },
+    /// No longer.
+    Close,
 }
 
 /// The request line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Request {
-    /// What to show.
-    pub get: Get,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// Show something.
+    Get(Get),
+    /// Change the policy.
+    Policy(PolicyRequest),
 }
 
 /// Where the socket is for a daemon that runs as we do.
@@ -81,11 +134,19 @@ pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
 }
 
 /// Serves clients until `shutdown`; then removes the socket.
-pub async fn run(listener: UnixListener, path: PathBuf, board: Arc<Board>, shutdown: CancellationToken) {
+pub async fn run(
+    listener: UnixListener,
+    path: PathBuf,
+    board: Arc<Board>,
+    policy: mpsc::Sender<Ask>,
+    mut pulse: Pulse,
+    shutdown: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(CLIENTS));
     loop {
         let stream = tokio::select! {
             () = shutdown.cancelled() => break,
+            () = pulse.asked() => continue,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -99,9 +160,9 @@ pub async fn run(listener: UnixListener, path: PathBuf, board: Arc<Board>, shutd
             tracing::debug!(clients = CLIENTS, "control socket: no place for another client");
             continue;
         };
-        let board = Arc::clone(&board);
+        let (board, policy) = (Arc::clone(&board), policy.clone());
         tokio::spawn(async move {
-            if let Err(error) = serve(stream, &board).await {
+            if let Err(error) = serve(stream, &board, &policy).await {
                 tracing::debug!(%error, "control socket: client left early");
             }
             drop(place);
@@ -110,20 +171,80 @@ pub async fn run(listener: UnixListener, path: PathBuf, board: Arc<Board>, shutd
     let _gone = std::fs::remove_file(&path);
 }
 
-async fn serve(stream: UnixStream, board: &Board) -> io::Result<()> {
+async fn serve(stream: UnixStream, board: &Board, policy: &mpsc::Sender<Ask>) -> io::Result<()> {
     let (read, write) = stream.into_split();
     let mut line = String::new();
-    timeout(REQUEST_DEADLINE, BufReader::new(read.take(REQUEST_BYTES)).read_line(&mut line)).await??;
+    let mut read = BufReader::new(read.take(REQUEST_BYTES));
+    timeout(REQUEST_DEADLINE, read.read_line(&mut line)).await??;
     let mut out = BufWriter::new(write);
     match serde_json::from_str::<Request>(&line) {
-        Ok(Request { get: Get::Status }) => send(&mut out, &board.snapshot()).await?,
-        Ok(Request { get: Get::Flows }) => send_flows(&mut out, board).await?,
+        Ok(Request::Get(Get::Status)) => send(&mut out, &board.snapshot()).await?,
+        Ok(Request::Get(Get::Flows)) => send_flows(&mut out, board).await?,
+        Ok(Request::Get(Get::Config)) => send(&mut out, &board.configuration()).await?,
+        Ok(Request::Get(Get::Policy)) => send(&mut out, &board.bundles()).await?,
+        Ok(Request::Get(Get::Bundle)) => match asked(policy, |reply| Ask::Show { reply }).await {
+            Ok(envelope) => {
+                timeout(BUNDLE_DEADLINE, out.write_all(&envelope.unwrap_or_default())).await??;
+            }
+            Err(reason) => send(&mut out, &serde_json::json!({ "error": reason })).await?,
+        },
+        Ok(Request::Policy(request)) => match change(request, &mut read, policy).await? {
+            Ok(answer) => send(&mut out, &answer).await?,
+            Err(reason) => send(&mut out, &serde_json::json!({ "error": reason })).await?,
+        },
         Err(error) => {
-            let answer = serde_json::json!({ "error": format!("{error}; a request is {{\"get\":\"status\"}} or {{\"get\":\"flows\"}}") });
+            let answer = serde_json::json!({ "error": format!("{error}; a request is {{\"get\":WHAT}}, WHAT \"status\", \"flows\", \"config\", \"policy\" or \"bundle\", or {{\"policy\":…}}") });
             send(&mut out, &answer).await?;
         }
     }
     timeout(WRITE_DEADLINE, out.shutdown()).await?
+}
+
+/// Does what a client asks about the policy; the inner error is for the client.
+async fn change(
+    request: PolicyRequest,
+    read: &mut BufReader<Take<OwnedReadHalf>>,
+    policy: &mpsc::Sender<Ask>,
+) -> io::Result<Result<serde_json::Value, String>> {
+    let placed = |placed: Option<Placed>| serde_json::json!(placed);
+    Ok(match request {
+        PolicyRequest::Apply { bytes, .. } if bytes > MAX_POLICY_BYTES => {
+            Err(format!("too-large: {bytes} bytes, at most {MAX_POLICY_BYTES} are judged"))
+        }
+        PolicyRequest::Apply { bytes, offline } => {
+            // One at a time: a few megabytes are held meanwhile.
+            static PLACE: Semaphore = Semaphore::const_new(1);
+            let Ok(_place) = PLACE.try_acquire() else {
+                return Ok(Err("another bundle is being applied; try again".to_owned()));
+            };
+            read.get_mut().set_limit(bytes as u64);
+            let mut envelope = vec![0; bytes];
+            timeout(BUNDLE_DEADLINE, read.read_exact(&mut envelope)).await??;
+            asked(policy, |reply| Ask::Apply { envelope: envelope.into(), offline, reply }).await.map(placed)
+        }
+        PolicyRequest::Vouch { source, version } => {
+            asked(policy, |reply| Ask::Vouch { source, version, reply }).await.map(placed)
+        }
+        PolicyRequest::Open { for_s } if !(1..=MAX_OPEN.as_secs()).contains(&for_s) => {
+            Err(format!("for_s: accepted is 1 to {}", MAX_OPEN.as_secs()))
+        }
+        PolicyRequest::Open { for_s } => {
+            let time = Duration::from_secs(for_s);
+            asked(policy, |reply| Ask::Open { time, reply }).await.map(|_| serde_json::json!({}))
+        }
+        PolicyRequest::Close => asked(policy, |reply| Ask::Close { reply }).await.map(|_| serde_json::json!({})),
+    })
+}
+
+/// Asks control, and waits for its answer.
+async fn asked<T>(
+    policy: &mpsc::Sender<Ask>,
+    ask: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Ask,
+) -> Result<T, String> {
+    let (reply, answer) = oneshot::channel();
+    let stopping = || "the daemon is stopping".to_owned();
+    policy.send(ask(reply)).await.map_err(|_| stopping())?;
+    answer.await.map_err(|_| stopping())?
 }
 
 /// One line, within the deadline.

@@ -3,14 +3,24 @@
 //! Data flows one way: sources → spool → uplink. Read [`app`] first: the daemon's life is one function there.
 
 pub mod app;
+pub mod base64;
+pub mod calendar;
+mod chunks;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod control_socket;
+pub mod heap;
+pub mod json;
 pub mod kernel;
 pub mod local_socket;
 pub mod logging;
 pub mod paths;
+pub mod pki;
+pub mod policy;
+pub mod provision;
 pub mod record;
 pub mod sources;
 pub mod status;
+pub mod supervisor;
 pub mod uplink;

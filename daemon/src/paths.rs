@@ -1,4 +1,4 @@
-//! Where the daemon's sockets live: systemd's directory where it gave one, else the usual one.
+//! Where the daemon finds what belongs to it: systemd's directory where it gave one, else the usual one.
 
 use std::{env, path::PathBuf};
 
@@ -10,4 +10,11 @@ pub fn runtime_dir() -> PathBuf {
         Some(first) if first.starts_with('/') => first.into(),
         _ => "/run/tidegate".into(),
     }
+}
+
+/// The service's own BPF file system (`systemd/run-tidegate\x2dbpf.mount`), where links outlive the daemon. Beside
+/// `/run/tidegate`, which systemd removes at each stop.
+#[must_use]
+pub fn pins_dir() -> PathBuf {
+    "/run/tidegate-bpf".into()
 }

@@ -178,9 +178,14 @@ pub struct Clock {
     boot: [u8; 16],
 }
 
-/// 2025-01-01: a wall clock before it was never set. One behind it is believed, though it may be wrong: systemd starts
-/// a machine without a clock chip at the date at which it was last on. Consumers order by `seq`, not by time.
-const EARLIEST_TS_MS: u64 = 1_735_689_600_000;
+/// 2026-06-01: a wall clock before this version was written was never set. Moved on with each release.
+///
+/// A machine without a clock chip does not start in 1970: systemd puts its clock forward to the date of its own build
+/// ("built-in epoch"), which is older than what runs on it. So the date is that of this version, and no earlier one.
+/// Where systemd-timesyncd left a time stamp, systemd starts from that; such a clock is believed, though it is late by
+/// the time that the machine was off. `adjtimex(2)` would tell whether a time service has set it, but not whether
+/// a good clock chip or a person has, and `ProtectClock=` forbids it. Consumers order by `seq`, not by time.
+const EARLIEST_TS_MS: u64 = 1_780_272_000_000;
 
 impl Clock {
     /// Clocks of this boot.
@@ -210,7 +215,11 @@ impl Clock {
     /// The time now.
     #[must_use]
     pub fn now(&self) -> Stamp {
-        let ts_ms = SystemTime::now()
+        self.at(SystemTime::now())
+    }
+
+    fn at(&self, wall: SystemTime) -> Stamp {
+        let ts_ms = wall
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -221,6 +230,8 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -234,6 +245,18 @@ mod tests {
         assert_eq!(parsed["boot"], "07070707-0707-0707-0707-070707070707");
         assert_eq!((parsed["seq"].as_u64(), parsed["synced"].as_bool()), (Some(3), Some(false)));
         assert_eq!(parsed["data"]["load"], 1);
+    }
+
+    #[test]
+    fn a_clock_is_believed_from_the_date_of_this_version_on() {
+        let clock = Clock::new([7; 16]);
+        assert!(clock.now().synced, "it is later than that here");
+        for (since, synced) in [(0, false), (EARLIEST_TS_MS - 1, false), (EARLIEST_TS_MS, true)] {
+            let stamp = clock.at(SystemTime::UNIX_EPOCH + Duration::from_millis(since));
+            assert_eq!((stamp.ts_ms, stamp.synced), (since, synced));
+        }
+        let before_1970 = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!((clock.at(before_1970).ts_ms, clock.at(before_1970).synced), (0, false));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Netns, Process, Scratch, eventually,
+    Mounts, Netns, Process, Scratch, eventually,
     faults::{Disk, Syscalls},
     process,
 };
@@ -20,8 +20,10 @@ pub struct DaemonBuilder {
     mqtt: String,
     namespace: Option<Netns>,
     disk: Option<Disk>,
+    mounts: Option<Mounts>,
     refused: Option<Syscalls>,
     unprivileged: bool,
+    nameless: bool,
     log: Option<&'static str>,
     environment: Vec<(OsString, OsString)>,
 }
@@ -64,6 +66,13 @@ impl DaemonBuilder {
         self
     }
 
+    /// With these mounts; not together with a disk, which brings its own.
+    #[must_use]
+    pub fn mounts(mut self, mounts: &Mounts) -> Self {
+        self.mounts = Some(mounts.clone());
+        self
+    }
+
     /// Without some system calls.
     #[must_use]
     pub const fn refused(mut self, refused: Syscalls) -> Self {
@@ -75,6 +84,13 @@ impl DaemonBuilder {
     #[must_use]
     pub const fn unprivileged(mut self) -> Self {
         self.unprivileged = true;
+        self
+    }
+
+    /// Without a name in its configuration: something else names it.
+    #[must_use]
+    pub const fn nameless(mut self) -> Self {
+        self.nameless = true;
         self
     }
 
@@ -122,7 +138,7 @@ impl DaemonBuilder {
                 process::give_to_nobody(folder);
             }
         }
-        let mut program = program();
+        let mut program = process::built("tidegate", "TIDEGATE_BIN");
         if self.unprivileged {
             // Home folders are closed to others, so that `nobody` could not run it from where it was built.
             let copy = scratch.path().join("tidegate");
@@ -188,10 +204,10 @@ impl Daemon {
     }
 
     fn write_overrides(&self) {
-        let DaemonBuilder { mqtt, config, log, .. } = &self.how;
+        let DaemonBuilder { mqtt, config, log, nameless, .. } = &self.how;
         let log = log.unwrap_or("debug");
-        let overrides =
-            format!("[gateway]\nid = \"{GATEWAY}\"\n\n[mqtt]\n{mqtt}\n[log]\nfilter = \"{log}\"\n\n{config}");
+        let name = if *nameless { String::new() } else { format!("[gateway]\nid = \"{GATEWAY}\"\n\n") };
+        let overrides = format!("{name}[mqtt]\n{mqtt}\n[log]\nfilter = \"{log}\"\n\n{config}");
         self.scratch.write("conf.d/test.toml", overrides);
     }
 
@@ -246,6 +262,9 @@ impl Daemon {
         }
         if let Some(disk) = &self.how.disk {
             disk.confine(&mut command);
+        }
+        if let Some(mounts) = &self.how.mounts {
+            mounts.confine(&mut command);
         }
         if self.how.unprivileged {
             process::run_as_nobody(&mut command);
@@ -330,15 +349,4 @@ impl Daemon {
     pub fn stop(&mut self, deadline: Duration) -> (ExitStatus, Duration) {
         self.running().stop(deadline)
     }
-}
-
-/// The built program: `TIDEGATE_BIN`, or beside the running test (`target/debug/deps/NAME` → `target/debug/tidegate`).
-#[track_caller]
-fn program() -> PathBuf {
-    if let Some(path) = std::env::var_os("TIDEGATE_BIN") {
-        return path.into();
-    }
-    let test = std::env::current_exe().expect("/proc is mounted");
-    let found = test.ancestors().skip(1).take(2).map(|folder| folder.join("tidegate")).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("the daemon is not built: `cargo build -p tidegate`, or set TIDEGATE_BIN"))
 }

@@ -1,7 +1,8 @@
 //! A local program that hands over its data.
 
 use std::{
-    io::{self, BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Read, Write},
+    net::TcpStream,
     os::unix::net::UnixStream,
     path::Path,
     time::Duration,
@@ -14,8 +15,14 @@ use crate::{Daemon, eventually};
 /// A connection to the ingest socket.
 #[derive(Debug)]
 pub struct Ingest {
-    stream: BufReader<UnixStream>,
+    stream: BufReader<Box<dyn Stream>>,
 }
+
+trait Stream: Read + Write + Send + std::fmt::Debug {}
+impl<T: Read + Write + Send + std::fmt::Debug> Stream for T {}
+
+/// For an answer: a commit on a slow disk.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A line that was not taken, or a connection that ended before the answer.
 #[derive(Debug)]
@@ -52,8 +59,19 @@ impl Ingest {
     /// Nobody listens.
     pub fn try_connect(path: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(path)?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        Ok(Self { stream: BufReader::new(stream) })
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { stream: BufReader::new(Box::new(stream)) })
+    }
+
+    /// Through a connection whose other end passes all on to the socket.
+    ///
+    /// # Errors
+    ///
+    /// The connection has ended.
+    pub fn through(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { stream: BufReader::new(Box::new(stream)) })
     }
 
     /// Hands over one record and waits for its answer; returns the sequence of a record that is on disk.

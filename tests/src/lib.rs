@@ -36,20 +36,32 @@ pub mod cleanup;
 mod daemon;
 mod eventually;
 pub mod faults;
+#[cfg(feature = "fleet")]
+pub mod fleet;
 mod ingest;
+mod mounts;
 pub mod mqtt;
 pub mod need;
 pub mod net;
+mod notify;
+mod over;
+#[cfg(feature = "fleet")]
+pub mod policy;
 pub mod probes;
 mod process;
 #[cfg(feature = "schema")]
 pub mod schema;
 mod scratch;
+#[cfg(feature = "device")]
+pub mod vm;
 
 pub use daemon::{Daemon, DaemonBuilder};
 pub use eventually::{Outcome, eventually};
 pub use ingest::{Ingest, Refused};
-pub use mqtt::{Broker, BrokerBuilder, Message, Subscriber, Tap};
+pub use mounts::Mounts;
+pub use mqtt::{Broker, BrokerBuilder, Message, Post, Publisher, Subscriber, Tap};
 pub use net::{Gateway, Netns};
+pub use notify::{NotifySocket, Told};
+pub use over::Over;
 pub use process::Process;
 pub use scratch::Scratch;

@@ -45,6 +45,12 @@ pub fn find(name: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
+/// Whether the big counts are wanted: `cargo xtask test --long`.
+#[must_use]
+pub fn long() -> bool {
+    std::env::var_os("TIDEGATE_LONG").is_some()
+}
+
 /// Says that the running test is skipped, and why. [`requires!`](crate::requires) and [`skip!`](crate::skip)
 /// call this and return from the test.
 #[track_caller]

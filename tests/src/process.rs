@@ -3,7 +3,7 @@
 use std::{
     io::{self, BufRead as _, BufReader, Read},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -30,6 +30,8 @@ pub struct Process {
 
 /// Lines that are printed of each process when its test fails.
 const LINES_AT_FAILURE: usize = 60;
+/// Most that a fork takes to its exec on a busy machine.
+const SPAWNED_WITHIN: Duration = Duration::from_secs(10);
 
 impl Process {
     /// Starts a command, without input.
@@ -46,7 +48,13 @@ impl Process {
             command.pre_exec(|| Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?));
         }
         let mut registry = Registry::hold();
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("start {name} ({command:?}): {error}"));
+        // A program that was just copied is busy while the child of another thread, forked before the copy was closed,
+        // has not come to its exec.
+        let spawned = eventually(SPAWNED_WITHIN, name, || match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => Err(error),
+            spawned => Ok(spawned),
+        });
+        let mut child = spawned.unwrap_or_else(|error| panic!("start {name} ({command:?}): {error}"));
         let pid = child.id().cast_signed();
         let listed = registry.add(|| Leftover::Process(pid));
         drop(registry);
@@ -166,6 +174,18 @@ impl Drop for Process {
             }
         }
     }
+}
+
+/// A built program: where `variable` says, or beside the running test (`target/debug/deps/TEST` →
+/// `target/debug/NAME`).
+#[track_caller]
+pub(crate) fn built(name: &str, variable: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("/proc is mounted");
+    let found = test.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("{name} is not built: `cargo build -p {name}`, or set {variable}"))
 }
 
 /// Whom programs run as that need no privileges: `nobody` and `nogroup`, the same number on every Debian.

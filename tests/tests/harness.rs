@@ -3,7 +3,12 @@
 use std::{process::Command, time::Duration};
 
 use rustix::process::Signal;
-use tidegate_tests::{Broker, Gateway, Process, Scratch, Subscriber, Tap, eventually, mqtt::Pki, need, requires};
+use tidegate_tests::{
+    Broker, Gateway, Post, Process, Publisher, Scratch, Subscriber, Tap, eventually,
+    mqtt::{Pki, PubAckReason},
+    need, requires,
+    schema::Schemas,
+};
 
 /// Publishes with QoS 1 through `port` and waits for the acknowledgement.
 fn publish(port: u16, topic: &str, payload: &str) -> bool {
@@ -11,6 +16,11 @@ fn publish(port: u16, topic: &str, payload: &str) -> bool {
         .args(["-V", "mqttv5", "-h", "127.0.0.1", "-p", &port.to_string(), "-q", "1", "-t", topic, "-m", payload])
         .output()
         .is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn every_schema_is_one_and_its_examples_are_as_it_says() {
+    let _examples_are_checked = Schemas::load();
 }
 
 #[test]
@@ -88,6 +98,32 @@ fn a_broker_inside_a_gateway_is_reached_there_only() {
     assert!(sent.unwrap().success());
     subscriber.wait_for("the message", Duration::from_secs(5), |message| message.topic == "a/b");
     assert!(!publish(broker.port(), "a/b", "c"), "the host's loopback is another one");
+}
+
+#[test]
+fn a_publisher_retains_and_clears_and_sends_more_than_any_gateway_takes() {
+    requires!(need::program("mosquitto"));
+    let broker = Broker::start();
+    let mut publisher = Publisher::connect(&broker);
+    publisher.retain("a/desired", "one");
+    publisher.retain("a/withdrawn", "two");
+    publisher.clear("a/withdrawn");
+    publisher.retain("a/huge", vec![b'x'; 9 << 20]);
+
+    let subscriber = Subscriber::start(broker.port(), "a/#");
+    let huge = subscriber.wait_for("the largest", Duration::from_secs(10), |message| message.topic == "a/huge");
+    assert_eq!(huge.payload.len(), 9 << 20);
+    subscriber.wait_for("what is retained", Duration::from_secs(5), |message| message.topic == "a/desired");
+    assert_eq!(subscriber.messages().len(), 2, "what was cleared is gone");
+}
+
+#[test]
+fn a_publisher_tells_what_an_access_list_refuses_from_what_it_lets_through() {
+    requires!(need::program("mosquitto"));
+    let broker = Broker::builder().password("anna", "secret").acl("user anna\ntopic write a/#\n").start();
+    let mut publisher = Publisher::connect_as(&broker, "anna", "secret");
+    assert_eq!(publisher.post(Post::new("a/b", "c")), PubAckReason::NoMatchingSubscribers);
+    assert_eq!(publisher.post(Post::new("b/b", "c")), PubAckReason::NotAuthorized);
 }
 
 /// Not a test of its own: what the next one starts, and interrupts.

@@ -128,6 +128,8 @@ fn a_thousand_connections_at_once_are_all_served() {
     let broker = Broker::start();
     let tap = Tap::before(&broker);
     let mut daemon = Daemon::builder().config(QUIET).broker(tap.port()).log("info").start();
+    // Loading the eBPF programs takes memory for a moment, some of which stays.
+    daemon.wait_for_log("ready", Duration::from_mins(1));
     let idle = resident_kib(&mut daemon);
     let mut clients: Vec<Ingest> =
         (0..1_000).map(|_| Ingest::try_connect(&daemon.ingest_socket()).expect("a place is free")).collect();

@@ -24,7 +24,7 @@ pub(crate) const BENCH: [Package; 6] = [
 ];
 
 /// What the scenarios use.
-pub(crate) const TESTS: [Package; 7] = [
+pub(crate) const TESTS: [Package; 8] = [
     ("mosquitto", "mosquitto"),
     ("mosquitto-clients", "mosquitto_pub"),
     ("iproute2", "ip"),
@@ -32,7 +32,28 @@ pub(crate) const TESTS: [Package; 7] = [
     ("openssl", "openssl"),
     ("e2fsprogs", "mkfs.ext4"),
     ("util-linux", "losetup"),
+    ("strace", "strace"),
 ];
+
+/// What builds and runs emulated gateways.
+pub(crate) const DEVICE: [Package; 9] = [
+    ("qemu-system-arm", "qemu-system-aarch64"),
+    ("qemu-utils", "qemu-img"),
+    ("qemu-user-static", "qemu-aarch64-static"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("arch-test", "arch-test"),
+    ("debian-archive-keyring", "/usr/share/keyrings/debian-archive-keyring.gpg"),
+    ("kmod", "depmod"),
+    ("cpio", "cpio"),
+    ("xz-utils", "xz"),
+];
+
+/// What runs containers, where nothing else does.
+pub(crate) const ENGINE: [Package; 1] = [("podman", "podman")];
+
+/// What makes the image of `cargo xtask cross` from Debian packages.
+pub(crate) const CROSS: [Package; 2] =
+    [("mmdebstrap", "mmdebstrap"), ("debian-archive-keyring", "/usr/share/keyrings/debian-archive-keyring.gpg")];
 
 /// Installs what is missing; whoever needs what then still is missing says so and leaves it out.
 pub(crate) fn install(privilege: &Privilege, wanted: &[Package]) {
@@ -76,7 +97,8 @@ install() { apt-get install --yes --quiet --no-install-recommends "$@"; }
 install "$@" || { apt-get update --quiet && install "$@"; }
 "#;
 
-fn installed(program: &str) -> bool {
+/// Whether a program is on PATH or in a folder of root's; a file, where an absolute path is asked for.
+pub(crate) fn installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(Into::into))

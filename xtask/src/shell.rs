@@ -97,6 +97,17 @@ pub(crate) fn watch(command: &mut Command, mut see: impl FnMut(&str)) -> Result<
     child.wait().map_err(|error| error.to_string())
 }
 
+/// Runs it with `input`; its standard output is dropped, standard error goes to the terminal.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(crate) fn run_with(command: &mut Command, input: impl Into<Stdio>) -> Result<(), String> {
+    let status = command.stdin(input).stdout(Stdio::null()).status();
+    let status = status.map_err(|error| format!("{}: {error}", line(command)))?;
+    judge(command, status)
+}
+
 /// Runs it, and returns how it ended with both its outputs, which are not shown.
 ///
 /// # Errors

@@ -273,6 +273,7 @@ pub(crate) enum Command {
     Acknowledge { lane: LaneId, position: Position },
     Losses { reply: oneshot::Sender<Vec<Loss>> },
     LossesReported { ids: Vec<u64> },
+    Ping { reply: oneshot::Sender<()> },
     Close { reply: oneshot::Sender<()> },
 }
 
@@ -337,6 +338,13 @@ impl Spool {
     #[must_use]
     pub fn stats(&self) -> watch::Receiver<Stats> {
         self.stats.clone()
+    }
+
+    /// Asks whether the thread still serves: true once it answers, which it does between two commits and not while it
+    /// waits for the disk; false where it has ended.
+    pub async fn ping(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Ping { reply }).await.is_ok() && answer.await.is_ok()
     }
 
     /// Writes out what waits, makes the cursors durable and ends the thread.

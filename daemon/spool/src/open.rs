@@ -17,16 +17,14 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+#[cfg(not(target_env = "musl"))]
+use crate::storage::uring::{self, Uring};
 use crate::{
     api::{AppendError, Command, IoPreference, LaneOptions, OpenError, Options, Recovery, Spool, Stats},
     engine::{Engine, Entropy, MAX_COMMANDS, payload_limit},
     fault::{At as _, Fault},
     format::{BLOCK_BYTES, MAX_LANE_NAME, MAX_LANES},
-    storage::{
-        Storage, probe_direct,
-        threads::Threads,
-        uring::{self, Uring},
-    },
+    storage::{Storage, probe_direct, threads::Threads},
 };
 
 /// Stack of the spool's thread; what is large is on the heap.
@@ -185,6 +183,9 @@ async fn refuse_for(time: Duration, queue: &mut mpsc::Receiver<Command>, reason:
                 let _ = reply.send(Vec::new());
             }
             Ok(Some(Command::Acknowledge { .. } | Command::LossesReported { .. })) => {}
+            Ok(Some(Command::Ping { reply })) => {
+                let _ = reply.send(());
+            }
             Ok(Some(Command::Close { reply })) => {
                 let _ = reply.send(());
                 return ControlFlow::Break(());
@@ -199,11 +200,8 @@ fn attempt(mut options: Options, desk: &mut Desk) -> Result<Option<oneshot::Send
     let (_lock, backend) = prepare(&mut options, &desk.stats)?;
     let entropy = entropy().at("read", Path::new("/dev/urandom"))?;
     match backend {
-        Backend::Uring => {
-            let mut ring = tokio_uring::builder();
-            ring.entries(uring::ENTRIES);
-            ring.start(serve(Uring, options, entropy, desk))
-        }
+        #[cfg(not(target_env = "musl"))]
+        Backend::Uring => uring::block_on(serve(Uring, options, entropy, desk)),
         Backend::Threads => {
             let dir = options.dir.clone();
             let runtime =
@@ -231,7 +229,8 @@ async fn serve<S: Storage>(
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Backend {
+pub(crate) enum Backend {
+    #[cfg(not(target_env = "musl"))]
     Uring,
     Threads,
 }
@@ -253,15 +252,14 @@ fn prepare(options: &mut Options, stats: &watch::Sender<Stats>) -> Result<(File,
         Err(error) => return Err(io::Error::from(error)).at("flock", &path).map_err(Into::into),
     }
     let mut reasons = Vec::new();
-    let backend = match (options.io, uring_refusal(options.io)) {
-        (IoPreference::Threads, _) => Backend::Threads,
-        (_, None) => Backend::Uring,
-        (IoPreference::Uring, Some(reason)) => return Err(OpenError::UringUnavailable(reason)),
-        (IoPreference::Auto, Some(reason)) => {
+    let backend = match options.io {
+        IoPreference::Threads => Backend::Threads,
+        IoPreference::Uring => ring().map_err(OpenError::UringUnavailable)?,
+        IoPreference::Auto => ring().unwrap_or_else(|reason| {
             warn!(%reason, "io_uring is not available, the spool uses threads");
             reasons.push(format!("io_uring: {reason}"));
             Backend::Threads
-        }
+        }),
     };
     if options.direct
         && let Err(reason) = probe_direct(dir).at("open", dir)?
@@ -277,11 +275,16 @@ fn prepare(options: &mut Options, stats: &watch::Sender<Stats>) -> Result<(File,
     Ok((lock, backend))
 }
 
-fn uring_refusal(preference: IoPreference) -> Option<String> {
-    if preference == IoPreference::Threads {
-        return None;
-    }
-    uring::probe().err().map(|error| error.to_string())
+/// `io_uring`, where the kernel grants it, or why not.
+#[cfg(not(target_env = "musl"))]
+pub(crate) fn ring() -> Result<Backend, String> {
+    uring::probe().map(|()| Backend::Uring).map_err(|error| error.to_string())
+}
+
+/// Why there is no `io_uring`.
+#[cfg(target_env = "musl")]
+pub(crate) fn ring() -> Result<Backend, String> {
+    Err("left out of static builds (musl)".to_owned())
 }
 
 /// Epoch and salts from the kernel. `/dev/urandom` never blocks: at an early boot without saved entropy, waiting

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::{CONFIG, ConfigArg, table::Table};
-use crate::config::{ConfigError, Effect, Environment, KEYS, Loaded};
+use crate::config::{ConfigError, Environment, KEYS, Loaded};
 
 /// Check the configuration and show what is in force: every key, its value and the layer that decides it.
 #[derive(Debug, clap::Args)]
@@ -58,11 +58,7 @@ fn as_table(loaded: &Loaded) -> String {
 
 fn as_json(loaded: &Loaded) -> serde_json::Value {
     let keys = KEYS.iter().map(|key| {
-        let effect = match key.effect {
-            Effect::Live => "live",
-            Effect::Restart => "restart",
-        };
-        let row = json!({ "value": key.get(&loaded.config), "from": loaded.origin(key), "takes_effect": effect });
+        let row = json!({ "value": key.get(&loaded.config), "from": loaded.origin(key), "takes_effect": key.effect });
         (key.name.to_owned(), row)
     });
     json!({ "ok": true, "keys": keys.collect::<serde_json::Map<_, _>>() })

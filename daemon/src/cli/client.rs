@@ -1,6 +1,7 @@
 //! Asks a running daemon over its control socket.
 
 use std::{
+    fmt,
     io::{self, BufRead as _, BufReader, Write as _},
     os::unix::net::UnixStream,
     path::PathBuf,
@@ -8,6 +9,9 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::table::printable;
 use crate::{
     cli::NOT_RUNNING,
     control_socket::{self, Get, Request},
@@ -22,17 +26,49 @@ pub(super) struct SocketArg {
 }
 
 impl SocketArg {
-    /// Sends a request; the answer is read line by line.
+    /// Asks for something; the answer is read line by line.
     pub(super) fn ask(&self, get: Get) -> Result<impl Iterator<Item = io::Result<String>> + use<>, AskError> {
+        self.send(&Request::Get(get), &[])
+    }
+
+    /// Sends a request, and what belongs behind it.
+    fn send(
+        &self,
+        request: &Request,
+        behind: &[u8],
+    ) -> Result<impl Iterator<Item = io::Result<String>> + use<>, AskError> {
         let path = self.socket.clone().unwrap_or_else(control_socket::default_path);
         let failed = |source| AskError { path: path.clone(), source };
         let mut stream = UnixStream::connect(&path).map_err(failed)?;
         let patience = Some(Duration::from_secs(10));
         stream.set_read_timeout(patience).and_then(|()| stream.set_write_timeout(patience)).map_err(failed)?;
-        let request = serde_json::to_string(&Request { get }).map_err(|error| failed(error.into()))?;
-        writeln!(stream, "{request}").map_err(failed)?;
+        let request = serde_json::to_string(request).map_err(|error| failed(error.into()))?;
+        writeln!(stream, "{request}").and_then(|()| stream.write_all(behind)).map_err(failed)?;
         Ok(BufReader::new(stream).lines())
     }
+
+    /// Asks for something that is one line.
+    pub(super) fn ask_one<T: DeserializeOwned>(&self, get: Get) -> Result<T, AskError> {
+        self.change(&Request::Get(get), &[])
+    }
+
+    /// Sends a request that is answered with one line, and what belongs behind it.
+    pub(super) fn change<T: DeserializeOwned>(&self, request: &Request, behind: &[u8]) -> Result<T, AskError> {
+        let path = self.socket.clone().unwrap_or_else(control_socket::default_path);
+        let failed = |source| AskError { path: path.clone(), source };
+        let closed = || failed(io::Error::other("closed without an answer; too many clients are connected"));
+        let line = self.send(request, behind)?.next().ok_or_else(closed)?.map_err(failed)?;
+        if let Ok(Refusal { error }) = serde_json::from_str(&line) {
+            return Err(failed(io::Error::other(printable(&error))));
+        }
+        serde_json::from_str(&line).map_err(|error| failed(error.into()))
+    }
+}
+
+/// What the daemon answers to a request that it does not know: an older one, asked for something new.
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
 }
 
 /// The daemon cannot be asked.
@@ -42,26 +78,38 @@ pub(super) struct AskError {
     source: io::Error,
 }
 
+impl fmt::Display for AskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        if self.is_not_running() {
+            write!(f, "tidegate is not running: nothing answers on {path}")
+        } else if self.source.kind() == io::ErrorKind::PermissionDenied {
+            write!(f, "no permission to ask on {path}")
+        } else {
+            write!(f, "asking on {path}: {}", self.source)
+        }
+    }
+}
+
 impl AskError {
+    /// Whether nobody listens.
+    pub(super) fn is_not_running(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    }
+
     /// Says what to do, and gives the exit status.
     pub(super) fn report(&self) -> ExitCode {
-        let path = self.path.display();
+        eprintln!("{self}");
         match self.source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                eprintln!(
-                    "tidegate is not running: nothing answers on {path}\n  \
-                     start it: tidegate run"
-                );
+                eprintln!("  start it: systemctl start tidegate (or tidegate run)");
                 ExitCode::from(NOT_RUNNING)
             }
             io::ErrorKind::PermissionDenied => {
-                eprintln!("no permission to ask on {path}\n  become a member of the group tidegate, or use sudo");
+                eprintln!("  become a member of the group tidegate, or use sudo");
                 ExitCode::FAILURE
             }
-            _ => {
-                eprintln!("asking on {path}: {}", self.source);
-                ExitCode::FAILURE
-            }
+            _ => ExitCode::FAILURE,
         }
     }
 }

@@ -6,18 +6,26 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{DEFAULT_PATH, MainFile};
+use crate::{
+    config::{DEFAULT_PATH, MainFile},
+    provision::{FILE, FILES},
+};
 
 mod bench;
 mod check_config;
 mod client;
+mod config;
 mod flows;
+mod policy;
+mod provision;
 mod run;
 mod send;
 mod spool;
 mod status;
-mod table;
+pub mod table;
 
+/// Exit status of a daemon that is to be started again (`EX_TEMPFAIL`, sysexits.h); the unit says so, too.
+const RESTART: u8 = 75;
 /// Exit status of a configuration that cannot be used (`EX_CONFIG`, sysexits.h).
 const CONFIG: u8 = 78;
 /// Exit status where no daemon answers.
@@ -31,6 +39,7 @@ const NOT_RUNNING: u8 = 3;
 Start here:
   tidegate check-config        is the configuration right, and what is in force?
   tidegate run                 the daemon, in the foreground
+  tidegate config show --origin  what runs, and which layer decides it
   tidegate status --watch      what it does, and what is wrong, worst first
 
 Exit status: 0 well, 1 failure or degraded, 2 usage, 3 not running, 78 configuration.")]
@@ -55,6 +64,15 @@ impl ConfigArg {
             None => MainFile { path: DEFAULT_PATH.into(), required: false },
         }
     }
+
+    /// Where a `provision.toml` is looked for: a daemon with a main file of its own has it beside that, and leaves those
+    /// of the machine's daemon alone.
+    fn provision_files(&self) -> Vec<PathBuf> {
+        match &self.config {
+            Some(path) => vec![path.with_file_name(FILE)],
+            None => FILES.map(PathBuf::from).to_vec(),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -62,8 +80,11 @@ enum Command {
     // A doc comment here would stand in the place of what each command's `Args` say of it.
     Run(run::Args),
     CheckConfig(check_config::Args),
+    Config(config::Args),
+    Provision(provision::Args),
     Status(status::Args),
     Flows(flows::Args),
+    Policy(policy::Args),
     Spool(spool::Args),
     Bench(bench::Args),
     Send(send::Args),
@@ -76,8 +97,11 @@ impl Cli {
         match self.command {
             Command::Run(args) => run::run(&args),
             Command::CheckConfig(args) => check_config::run(&args),
+            Command::Config(args) => config::run(&args),
+            Command::Provision(args) => provision::run(&args),
             Command::Status(args) => status::run(&args),
             Command::Flows(args) => flows::run(&args),
+            Command::Policy(args) => policy::run(&args),
             Command::Spool(args) => spool::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Send(args) => send::run(&args),

@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
-use super::{ConfigArg, check_config};
-use crate::{app, config::Environment, logging};
+use super::{ConfigArg, check_config, provision};
+use crate::{app, config::Environment, heap, logging};
 
 /// Run the daemon in the foreground.
 ///
 /// It logs to the journal where systemd started it, else to standard error. SIGHUP reads the configuration
-/// again; SIGTERM and SIGINT stop it within 5 seconds.
+/// again; SIGTERM and SIGINT stop it within 5 seconds. Where it was asked over MQTT to restart, it stops with exit status
+/// 75 for systemd to start it again.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -16,11 +17,13 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    let loaded = match args.config.file().load(&Environment::of_process()) {
-        Ok(loaded) => loaded,
+    heap::stay_small();
+    provision::at_start(&args.config);
+    let local = match args.config.file().read(&Environment::of_process()) {
+        Ok(local) => local,
         Err(errors) => return check_config::report(&errors),
     };
-    let filter = match logging::start(&loaded.config.log.filter) {
+    let filter = match logging::start(&local.composed().config.log.filter) {
         Ok(filter) => filter,
         Err(error) => {
             eprintln!("error: [log] filter: {error}");
@@ -37,7 +40,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
         .build();
     let ended = match runtime {
         Ok(runtime) => {
-            let ended = runtime.block_on(app::run(&args.config.file(), loaded, filter));
+            let ended = runtime.block_on(app::run(&args.config.file(), local, filter));
             // What still hangs after the drain has had its time.
             runtime.shutdown_background();
             ended
@@ -45,7 +48,8 @@ pub(super) fn run(args: &Args) -> ExitCode {
         Err(error) => Err(app::StartError::Runtime(error)),
     };
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(app::Ended::Stopped) => ExitCode::SUCCESS,
+        Ok(app::Ended::ToRestart) => ExitCode::from(super::RESTART),
         Err(error) => {
             tracing::error!(%error, "tidegate cannot start");
             ExitCode::FAILURE

@@ -107,7 +107,7 @@ type Rows = mpsc::Receiver<Result<Row, SendError>>;
 /// Why not everything is on disk.
 #[derive(Debug, thiserror::Error)]
 enum SendError {
-    #[error("tidegate is not running: nothing answers on {}\n  start it: tidegate run", .0.display())]
+    #[error("tidegate is not running: nothing answers on {}\n  start it: systemctl start tidegate (or tidegate run)", .0.display())]
     NotRunning(PathBuf),
     #[error("no permission to write to {}\n  become a member of the group tidegate-ingest, or use sudo", .0.display())]
     NotPermitted(PathBuf),
@@ -425,9 +425,12 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::sources::{
-        Sink, ingest,
-        testing::{Memory, Mood},
+    use crate::{
+        sources::{
+            Sink, ingest,
+            testing::{Memory, Mood},
+        },
+        supervisor::Pulse,
     };
 
     struct Daemon {
@@ -448,7 +451,13 @@ mod tests {
             let path = folder.path().join("ingest.sock");
             let (status, _) = tokio::sync::watch::channel(ingest::IngestStatus::default());
             let stop = CancellationToken::new();
-            let task = tokio::spawn(ingest::run(ingest::bind(&path).unwrap(), memory.sink(), status, stop.clone()));
+            let task = tokio::spawn(ingest::run(
+                ingest::bind(&path).unwrap(),
+                memory.sink(),
+                status,
+                Pulse::unasked(),
+                stop.clone(),
+            ));
             Self { path, memory, stop, task, folder }
         }
 

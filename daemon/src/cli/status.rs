@@ -66,18 +66,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
 }
 
 fn ask(args: &Args) -> Result<Value, ExitCode> {
-    let mut lines = args.socket.ask(Get::Status).map_err(|error| error.report())?;
-    let line = match lines.next() {
-        Some(Ok(line)) => line,
-        Some(Err(error)) => return Err(failed(&error)),
-        None => return Err(failed(&"it closed the connection without an answer; too many clients are connected")),
-    };
-    serde_json::from_str(&line).map_err(|error| failed(&error))
-}
-
-fn failed(error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("asking the daemon: {error}");
-    ExitCode::FAILURE
+    args.socket.ask_one(Get::Status).map_err(|error| error.report())
 }
 
 fn show(args: &Args, status: &Value) -> io::Result<()> {
@@ -121,24 +110,34 @@ fn screen(status: &Value) -> String {
         identity += &format!(", {} resident", table::bytes(resident));
     }
     let heading = format!("\n{HEAD}{identity}{HEAD:#}\n");
-    [headline, heading, uplink(status), spool(status), ingest(status), traffic(status), unavailable(status)].concat()
+    [
+        headline,
+        heading,
+        uplink(status),
+        commands(status),
+        spool(status),
+        ingest(status),
+        traffic(status),
+        policy(status),
+        unavailable(status),
+    ]
+    .concat()
 }
 
 fn uplink(status: &Value) -> String {
     let uplink = &status["uplink"];
-    let now = number(&status["ts_ms"]);
     let mut line = format!("\n{HEAD}uplink{HEAD:#}   {}", text(&uplink["state"]));
     if let Some(broker) = uplink["broker"].as_str() {
         line += &format!(" {}", table::printable(broker));
     }
-    if let Some(since) = uplink["since_ts_ms"].as_u64().filter(|since| *since > 0) {
-        line += &format!(" for {}", table::span(now.saturating_sub(since) / 1000));
+    if let Some(seconds) = uplink["state_s"].as_u64() {
+        line += &format!(" for {}", table::span(seconds));
     }
     if let Some(milliseconds) = uplink["round_trip_ms"].as_f64() {
         line += &format!(", round trip {milliseconds:.1} ms");
     }
-    if let Some(at) = uplink["next_attempt_ts_ms"].as_u64() {
-        line += &format!(", next attempt in {}", table::span(at.saturating_sub(now) / 1000));
+    if let Some(seconds) = uplink["next_attempt_s"].as_u64() {
+        line += &format!(", next attempt in {}", table::span(seconds));
     }
     let delivered: u64 =
         ["event", "ingest", "telemetry"].iter().map(|lane| number(&uplink["acknowledged"][*lane])).sum();
@@ -148,6 +147,24 @@ fn uplink(status: &Value) -> String {
         number(&uplink["in_flight"]),
         number(&uplink["reconnects"])
     )
+}
+
+/// Requests over MQTT; nothing where there were none.
+fn commands(status: &Value) -> String {
+    let commands = &status["commands"];
+    let sum = |counts: &Value| counts.as_object().map_or(0, |counts| counts.values().map(number).sum::<u64>());
+    let (performed, refused) = (sum(&commands["performed"]), sum(&commands["refused"]));
+    let log = &commands["log_level"];
+    let log = log["filter"].as_str().map(|filter| {
+        let left = table::span(number(&log["ends_in_s"]));
+        format!("         logs {} for another {left}, as somebody asked\n", table::printable(filter))
+    });
+    if (performed, refused) == (0, 0) {
+        return String::new();
+    }
+    let counts =
+        format!("\n{HEAD}requests{HEAD:#} {} performed, {} refused\n", table::count(performed), table::count(refused));
+    counts + &log.unwrap_or_default()
 }
 
 fn spool(status: &Value) -> String {
@@ -221,11 +238,49 @@ fn traffic(status: &Value) -> String {
     block
 }
 
+/// The policy in force, and what it dropped most; nothing where there never was one.
+fn policy(status: &Value) -> String {
+    let policy = &status["policy"];
+    let in_force = &policy["in_force"];
+    let dropped = table::count(number(&policy["dropped_packets"]));
+    if !in_force.is_object() {
+        return if number(&policy["dropped_packets"]) == 0 {
+            String::new()
+        } else {
+            format!("\n{HEAD}policy{HEAD:#}   none is in force, {dropped} dropped before\n")
+        };
+    }
+    let scope = in_force["scope"].as_object().into_iter().flatten().next();
+    let scope = scope.map(|(kind, name)| format!(" of {kind} {}", text(name))).unwrap_or_default();
+    let mut block = format!(
+        "\n{HEAD}policy{HEAD:#}   version {}{scope}: {} rules, {} prefixes, {} of tables, default {}, {dropped} dropped\n",
+        number(&in_force["version"]),
+        table::count(number(&in_force["rules"])),
+        table::count(number(&in_force["prefixes"])),
+        table::bytes(number(&in_force["table_bytes"])),
+        text(&in_force["default"]),
+    );
+    let mut rules = Table::new(["rule", "action", ">dropped", "reason"]);
+    for rule in list(&policy["top_rules"]) {
+        let name = rule["rule"].as_str().map_or_else(|| "(default)".to_owned(), table::printable);
+        rules.row([name, text(&rule["action"]), table::count(number(&rule["dropped_packets"])), text(&rule["reason"])]);
+    }
+    if !rules.is_empty() {
+        block += &rules.render("         ");
+    }
+    block
+}
+
 /// What this machine does not do, where that is no problem of anybody's: it is said, not shouted.
 fn unavailable(status: &Value) -> String {
     let host = status["host"]["last"]["unavailable"].as_object().into_iter().flatten();
     let spool = status["spool"]["io_reason"].as_str().map(|reason| ("preferred spool I/O", reason));
-    let missing = host.map(|(what, why)| (what.as_str(), why.as_str().unwrap_or_default())).chain(spool);
+    let pins = status["traffic"]["not_pinned"].as_str().map(|reason| ("links that outlive the daemon", reason));
+    let sends = status["traffic"]["tcp_sendmsg_unavailable"]["why"]
+        .as_str()
+        .map(|reason| ("time spent in tcp_sendmsg", reason));
+    let missing =
+        host.map(|(what, why)| (what.as_str(), why.as_str().unwrap_or_default())).chain(spool).chain(pins).chain(sends);
     let mut rows = Table::new(["what", "why"]);
     for (what, why) in missing {
         rows.row([what.to_owned(), why.to_owned()]);
@@ -261,6 +316,34 @@ mod tests {
         let mut lines = screen.lines();
         assert_eq!(lines.next(), Some("the spool accepts nothing: full\u{fffd}[2J"));
         assert_eq!(lines.next(), Some("  → free space"));
+    }
+
+    #[test]
+    fn a_log_level_that_somebody_asked_for_is_shown_with_its_end() {
+        let screen = screen(&json!({ "problems": [], "commands": {
+            "performed": {"status": 2, "log-level": 1}, "refused": {"disabled": 4},
+            "log_level": {"filter": "debug", "ends_in_s": 90},
+        }}));
+        let screen = anstream::adapter::strip_str(&screen).to_string();
+        assert!(
+            screen.contains("requests 3 performed, 4 refused\n         logs debug for another 1 min 30 s"),
+            "{screen}"
+        );
+    }
+
+    #[test]
+    fn the_policy_in_force_is_shown_with_the_rules_that_dropped_most() {
+        let screen = screen(&json!({ "problems": [], "policy": {
+            "in_force": {
+                "version": 42, "scope": {"group": "plant-a"}, "default": "allow", "rules": 2, "prefixes": 3,
+                "table_bytes": 4096,
+            },
+            "dropped_packets": 17,
+            "top_rules": [{"rule": "block", "action": "drop", "reason": "as told", "dropped_packets": 17}],
+        }}));
+        let screen = anstream::adapter::strip_str(&screen).to_string();
+        assert!(screen.contains("policy   version 42 of group plant-a: 2 rules, 3 prefixes"), "{screen}");
+        assert!(screen.contains("block  drop") && screen.contains("as told"), "{screen}");
     }
 
     #[test]

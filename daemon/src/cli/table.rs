@@ -4,14 +4,15 @@ use std::fmt::Write as _;
 
 /// Rows of one table; the first is its heading.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub struct Table {
     rows: Vec<Vec<String>>,
     right: Vec<bool>,
 }
 
 impl Table {
     /// A table with these headings; a heading that starts with `>` names a column of numbers, set to the right.
-    pub(super) fn new<const N: usize>(headings: [&str; N]) -> Self {
+    #[must_use]
+    pub fn new<const N: usize>(headings: [&str; N]) -> Self {
         Self {
             right: headings.iter().map(|heading| heading.starts_with('>')).collect(),
             rows: vec![headings.iter().map(|heading| heading.trim_start_matches('>').to_owned()).collect()],
@@ -19,17 +20,19 @@ impl Table {
     }
 
     /// Adds a row.
-    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
+    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.map(|cell| printable(&cell)).into());
     }
 
     /// Whether there are no rows below the heading.
-    pub(super) fn is_empty(&self) -> bool {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.rows.len() == 1
     }
 
     /// The table as text, each line behind `indent`.
-    pub(super) fn render(&self, indent: &str) -> String {
+    #[must_use]
+    pub fn render(&self, indent: &str) -> String {
         let widths: Vec<usize> = (0..self.right.len())
             .map(|column| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
             .collect();
@@ -52,22 +55,26 @@ impl Table {
 }
 
 /// Text from outside without control characters: a terminal would obey them.
-pub(super) fn printable(text: &str) -> String {
+#[must_use]
+pub fn printable(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
 }
 
 /// Bytes as people read them: `1.5 MiB`.
-pub(super) fn bytes(count: u64) -> String {
+#[must_use]
+pub fn bytes(count: u64) -> String {
     scaled(count as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB"])
 }
 
 /// Bits a second as people read them: `9.4 Mbit/s`.
-pub(super) fn bits_per_second(rate: f64) -> String {
+#[must_use]
+pub fn bits_per_second(rate: f64) -> String {
     scaled(rate, 1000.0, &["bit/s", "kbit/s", "Mbit/s", "Gbit/s"])
 }
 
 /// A count as people read it: `12.3 M`.
-pub(super) fn count(count: u64) -> String {
+#[must_use]
+pub fn count(count: u64) -> String {
     if count < 100_000 { count.to_string() } else { scaled(count as f64, 1000.0, &["", "k", "M", "G", "T"]) }
 }
 
@@ -81,7 +88,8 @@ fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
 }
 
 /// A time span as people read it: `3 d 4 h`, `12 s`.
-pub(super) fn span(seconds: u64) -> String {
+#[must_use]
+pub fn span(seconds: u64) -> String {
     match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60) {
         (0, 0, 0) => format!("{seconds} s"),
         (0, 0, minutes) => format!("{minutes} min {} s", seconds % 60),

@@ -20,6 +20,7 @@ pub fn live(started: &Config, new: &Config) -> Config {
     live.gateway = started.gateway.clone();
     live.spool = started.spool.clone();
     live.traffic.flow_capacity = started.traffic.flow_capacity;
+    live.policy.public_keys.clone_from(&started.policy.public_keys);
     live
 }
 
@@ -27,7 +28,10 @@ pub fn live(started: &Config, new: &Config) -> Config {
 mod tests {
     use std::time::Duration;
 
-    use super::{super::keys::Effect, *};
+    use super::{
+        super::{keys::Effect, public_key::PublicKey},
+        *,
+    };
 
     #[test]
     fn a_change_names_its_keys_and_when_they_take_effect() {
@@ -47,6 +51,7 @@ mod tests {
         new.gateway.groups = vec!["a".to_owned()];
         new.spool.direct = !started.spool.direct;
         new.traffic.flow_capacity = Some(77_777);
+        new.policy.public_keys = vec![PublicKey::parse("/etc/policy.pem").unwrap()];
         new.traffic.sample_rate = 7;
         new.host.interval = Duration::from_secs(7);
         let running = live(&started, &new);

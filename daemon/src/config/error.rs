@@ -2,10 +2,13 @@
 
 use std::{fmt, io};
 
+use crate::json;
+
 /// One thing wrong with one layer.
 #[derive(Debug, thiserror::Error)]
 pub struct ConfigError {
-    /// Where: `default`, a file with its line (`/etc/tidegate/tidegate.toml:12`), or a variable's name.
+    /// Where: `default`, a file with its line (`/etc/tidegate/tidegate.toml:12`), a variable's name, or a remote layer
+    /// (`remote device v7`).
     pub layer: String,
     /// The section, without brackets; empty where the trouble is with the layer or a key outside of sections.
     pub section: String,
@@ -21,7 +24,7 @@ pub struct ConfigError {
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// The system refused to give the file or folder.
-    #[error("cannot be read: {0}; it may be absent, but not unreadable")]
+    #[error("cannot be read: {0}; {helps}", helps = what_helps(.0))]
     Unreadable(#[source] io::Error),
     /// The file that was named is not there.
     #[error("cannot be read: {0}; name the file that is meant, or leave --config out")]
@@ -78,6 +81,29 @@ pub enum Problem {
         /// What exactly is wrong, where that is not plain.
         reason: Option<String>,
     },
+    /// A remote layer sets a key that is the gateway's own.
+    #[error("can be set on the gateway only: {reason}; take it out of the remote configuration")]
+    LocalOnly {
+        /// Why.
+        reason: &'static str,
+    },
+    /// A remote layer sets a key to what only a local one may.
+    #[error("found {found}; a remote configuration may set {but}")]
+    BeyondReach {
+        /// As it stands in the layer, shortened.
+        found: String,
+        /// What it may set.
+        but: &'static str,
+    },
+    /// A remote layer that is not JSON, or larger than any configuration is.
+    #[error(transparent)]
+    Json(json::Fault),
+    /// A remote layer that is JSON, but no object.
+    #[error("found {found}, accepted is an object of sections: {{\"host\":{{\"interval\":\"30s\"}}}}")]
+    NotSections {
+        /// As it stands there, shortened.
+        found: String,
+    },
     /// Fine by itself, but not beside another key.
     #[error("{0}")]
     Contradiction(String),
@@ -91,6 +117,16 @@ pub enum Problem {
         /// What was found there.
         found: String,
     },
+}
+
+fn what_helps(error: &io::Error) -> &'static str {
+    match error.kind() {
+        // What was provisioned holds secrets, and its folder is closed to all but the service.
+        io::ErrorKind::PermissionDenied => {
+            "it must be readable to the daemon; people ask as root, or by tidegate config show"
+        }
+        _ => "it may be absent, but not unreadable",
+    }
 }
 
 fn did_you_mean(suggestion: Option<&str>) -> String {

@@ -7,16 +7,23 @@
 use std::{path::PathBuf, time::Duration};
 
 use config::{Value, ValueKind};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tidegate_abi::MAX_SAMPLE_RATE;
+use tracing::Level;
 use tracing_subscriber::filter::Targets;
 
 use super::{
     Attach, Config, SEGMENT_SIZE_BYTES, SpoolIo,
     broker::Broker,
+    public_key::PublicKey,
     units::{Size, Span},
 };
-use crate::kernel::Patterns;
+use crate::{
+    control::commands::Name,
+    kernel::{OnStop, Patterns},
+    policy::Fragments,
+};
 
 const _: () = assert!(MAX_SAMPLE_RATE == 65_536, "the text of traffic.sample_rate says so");
 
@@ -36,12 +43,29 @@ pub enum Kind {
 }
 
 /// When a change takes effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Effect {
     /// At once, while the daemon runs.
     Live,
     /// With the next start; until then it is reported as pending.
     Restart,
+}
+
+/// Which layers may set a key.
+#[derive(Clone, Copy, Debug)]
+pub enum Reach {
+    /// All.
+    Remote,
+    /// All, but remote ones within narrower bounds.
+    RemoteIf {
+        /// What a remote layer may set, and why no more.
+        but: &'static str,
+        /// Whether a configuration in which a remote layer has set the key is within them.
+        within: fn(&Config) -> bool,
+    },
+    /// Those of the gateway itself, for this reason.
+    Local(&'static str),
 }
 
 /// One key of the configuration.
@@ -57,6 +81,8 @@ pub struct Key {
     pub accepted: &'static str,
     /// When a change takes effect.
     pub effect: Effect,
+    /// Which layers may set it.
+    pub reach: Reach,
     /// How it is written.
     pub kind: Kind,
     pub(super) set: fn(&mut Config, &Value) -> Result<(), Refused>,
@@ -68,6 +94,25 @@ impl Key {
     #[must_use]
     pub fn get(&self, config: &Config) -> serde_json::Value {
         (self.get)(config)
+    }
+
+    /// The value as it is shown to whoever is not at the gateway: of a secret, or of a path that leads to one, only
+    /// whether it is set; long texts are cut.
+    #[must_use]
+    pub fn shown(&self, value: serde_json::Value) -> serde_json::Value {
+        use serde_json::Value as Json;
+        match value {
+            Json::String(text) if self.is_secret() => json!(if text.is_empty() { "" } else { "set" }),
+            Json::String(text) => json!(cut(text)),
+            Json::Array(items) => items.into_iter().map(|item| self.shown(item)).collect(),
+            other => other,
+        }
+    }
+
+    /// Whether the value, or the file that it names, opens something.
+    #[must_use]
+    pub fn is_secret(&self) -> bool {
+        SECRETS.contains(&self.name)
     }
 
     /// The section, and the key's name in it.
@@ -107,6 +152,36 @@ impl From<&str> for Refused {
     }
 }
 
+/// Keys whose values are shown to nobody afar.
+const SECRETS: [&str; 3] = ["mqtt.user", "mqtt.key", "mqtt.password_file"];
+/// Characters of a text that are shown: a log filter may be as long as its file.
+const MAX_SHOWN_CHARS: usize = 256;
+
+fn cut(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_SHOWN_CHARS) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+// Why a remote layer may not set a key.
+const IDENTITY: &str = "it decides whose configuration the gateway listens to";
+const LINK: &str = "a mistake would cut the gateway off from whoever could mend it";
+const DISK: &str = "it decides what becomes of records that wait for delivery";
+const TRUST: &str = "it decides whose policies and requests the gateway obeys";
+
+/// A level for everything is for a person who watches: left on from afar, it fills the journal and wears the flash.
+const NOT_ALL_OF_DEBUG: Reach = Reach::RemoteIf {
+    but: "debug and trace only for modules that are named, since all of it floods the journal; for a while there is \
+          cmd/log-level",
+    within: |config| {
+        let filter = config.log.filter.parse::<Targets>();
+        // No module's name begins so: what lets it through names none.
+        filter.is_ok_and(|filter| !filter.would_enable("\0", &Level::DEBUG))
+    },
+};
+
 /// Segments of each lane that must fit for the spool to work at all: the one being written and one that is read.
 const MIN_SEGMENTS: u64 = 2 * 3;
 const MIN_SPOOL_BYTES: u64 = MIN_SEGMENTS * SEGMENT_SIZE_BYTES;
@@ -121,6 +196,7 @@ pub static KEYS: &[Key] = &[
         default: r#""""#,
         accepted: "1 to 64 of A-Z a-z 0-9 _ . -",
         effect: Effect::Restart,
+        reach: Reach::Local(IDENTITY),
         kind: Kind::Text,
         set: |config, value| {
             config.gateway.id = match optional(value)? {
@@ -137,6 +213,7 @@ pub static KEYS: &[Key] = &[
         default: "[]",
         accepted: "a list of at most 16 different names, each 1 to 64 of A-Z a-z 0-9 _ . -",
         effect: Effect::Restart,
+        reach: Reach::Local(IDENTITY),
         kind: Kind::List,
         set: |config, value| {
             config.gateway.groups = list(value, 16)?.into_iter().map(identifier).collect::<Result<_, _>>()?;
@@ -150,6 +227,7 @@ pub static KEYS: &[Key] = &[
         default: r#""""#,
         accepted: r#""mqtt://HOST[:PORT]" or "mqtts://HOST[:PORT]", HOST a name, an IPv4 address or an IPv6 address in brackets"#,
         effect: Effect::Live,
+        reach: Reach::Local(LINK),
         kind: Kind::Text,
         set: |config, value| {
             config.mqtt.broker = optional(value)?.map(Broker::parse).transpose()?;
@@ -163,6 +241,7 @@ pub static KEYS: &[Key] = &[
         default: r#""""#,
         accepted: "an absolute path, with an mqtts:// url",
         effect: Effect::Live,
+        reach: Reach::Local(LINK),
         kind: Kind::Text,
         set: |config, value| path(value).map(|path| config.mqtt.ca = path),
         get: |config| path_json(config.mqtt.ca.as_ref()),
@@ -171,18 +250,20 @@ pub static KEYS: &[Key] = &[
         name: "mqtt.cert",
         about: "The gateway's own certificate and chain (PEM), shown to the broker.",
         default: r#""""#,
-        accepted: "an absolute path, together with mqtt.key and an mqtts:// url",
+        accepted: "an absolute path, with an mqtts:// url",
         effect: Effect::Live,
+        reach: Reach::Local(LINK),
         kind: Kind::Text,
         set: |config, value| path(value).map(|path| config.mqtt.cert = path),
         get: |config| path_json(config.mqtt.cert.as_ref()),
     },
     Key {
         name: "mqtt.key",
-        about: "The private key (PEM) of mqtt.cert.",
+        about: "The private key (PEM) of mqtt.cert. Empty: systemd's credential tidegate.mqtt-key.",
         default: r#""""#,
         accepted: "an absolute path, together with mqtt.cert and an mqtts:// url",
         effect: Effect::Live,
+        reach: Reach::Local(LINK),
         kind: Kind::Text,
         set: |config, value| path(value).map(|path| config.mqtt.key = path),
         get: |config| path_json(config.mqtt.key.as_ref()),
@@ -193,6 +274,7 @@ pub static KEYS: &[Key] = &[
         default: r#""""#,
         accepted: "1 to 256 bytes of text without control characters",
         effect: Effect::Live,
+        reach: Reach::Local(LINK),
         kind: Kind::Text,
         set: |config, value| {
             config.mqtt.user = match optional(value)? {
@@ -206,10 +288,11 @@ pub static KEYS: &[Key] = &[
     },
     Key {
         name: "mqtt.password_file",
-        about: "File whose first line is the password of mqtt.user.",
+        about: "File whose first line is the password of mqtt.user. Empty: systemd's credential tidegate.mqtt-password, if there is one.",
         default: r#""""#,
         accepted: "an absolute path, together with mqtt.user",
         effect: Effect::Live,
+        reach: Reach::Local(LINK),
         kind: Kind::Text,
         set: |config, value| path(value).map(|path| config.mqtt.password_file = path),
         get: |config| path_json(config.mqtt.password_file.as_ref()),
@@ -220,6 +303,7 @@ pub static KEYS: &[Key] = &[
         default: r#""30s""#,
         accepted: r#"a duration of whole seconds from "1s" to "65535s""#,
         effect: Effect::Live,
+        reach: Reach::Local(LINK),
         kind: Kind::Text,
         set: |config, value| whole_seconds(value, 1, 65_535).map(|span| config.mqtt.keep_alive = span),
         get: |config| span_json(config.mqtt.keep_alive),
@@ -230,6 +314,7 @@ pub static KEYS: &[Key] = &[
         default: r#""7d""#,
         accepted: r#"a duration of whole seconds from "0s" to "365d""#,
         effect: Effect::Live,
+        reach: Reach::Local(LINK),
         kind: Kind::Text,
         set: |config, value| whole_seconds(value, 0, 365 * 86_400).map(|span| config.mqtt.session_expiry = span),
         get: |config| span_json(config.mqtt.session_expiry),
@@ -240,6 +325,7 @@ pub static KEYS: &[Key] = &[
         default: r#""tidegate/v1""#,
         accepted: "1 to 128 bytes: levels that are not empty, joined by /, without + # and control characters, and no $ in front",
         effect: Effect::Live,
+        reach: Reach::Local(LINK),
         kind: Kind::Text,
         set: |config, value| {
             let root = text(value)?;
@@ -260,6 +346,7 @@ pub static KEYS: &[Key] = &[
         default: r#"["en*", "eth*", "wl*", "ww*", "ppp*", "usb*", "!*.*"]"#,
         accepted: "a list of at most 64 names or globs (*, ?, [abc], [a-z]), each at most 64 bytes without spaces and /",
         effect: Effect::Live,
+        reach: Reach::Remote,
         kind: Kind::List,
         set: |config, value| {
             config.traffic.interfaces =
@@ -274,6 +361,7 @@ pub static KEYS: &[Key] = &[
         default: r#""auto""#,
         accepted: r#""auto", "tcx" or "netlink""#,
         effect: Effect::Live,
+        reach: Reach::Remote,
         kind: Kind::Text,
         set: |config, value| {
             config.traffic.attach = match text(value)? {
@@ -296,6 +384,7 @@ pub static KEYS: &[Key] = &[
         default: "1000",
         accepted: "a whole number from 0 to 65536",
         effect: Effect::Live,
+        reach: Reach::Remote,
         kind: Kind::Integer,
         set: |config, value| integer(value, 0, MAX_SAMPLE_RATE).map(|rate| config.traffic.sample_rate = rate),
         get: |config| json!(config.traffic.sample_rate),
@@ -306,6 +395,7 @@ pub static KEYS: &[Key] = &[
         default: r#""auto""#,
         accepted: r#""auto" or a whole number from 256 to 1048576"#,
         effect: Effect::Restart,
+        reach: Reach::Remote,
         kind: Kind::IntegerOrText,
         set: |config, value| {
             config.traffic.flow_capacity = match &value.kind {
@@ -322,9 +412,104 @@ pub static KEYS: &[Key] = &[
         default: r#""1m""#,
         accepted: r#"a duration from "1s" to "1h""#,
         effect: Effect::Live,
+        reach: Reach::Remote,
         kind: Kind::Text,
         set: |config, value| span(value, 1, 3_600).map(|span| config.traffic.export_interval = span),
         get: |config| span_json(config.traffic.export_interval),
+    },
+    Key {
+        name: "traffic.time_tcp_sendmsg",
+        about: "Times each call of the kernel's tcp_sendmsg, for telemetry/ebpf; costs four table operations a call.",
+        default: "true",
+        accepted: "true or false",
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::Boolean,
+        set: |config, value| {
+            let ValueKind::Boolean(on) = value.kind else { return Err(Refused::default()) };
+            config.traffic.time_tcp_sendmsg = on;
+            Ok(())
+        },
+        get: |config| json!(config.traffic.time_tcp_sendmsg),
+    },
+    Key {
+        name: "policy.public_keys",
+        about: "Keys whose signatures on network policies count.",
+        default: "[]",
+        accepted: r#"a list of at most 16 different keys, each the absolute path of a PEM file or "ed25519:BASE64" of the 32 bytes"#,
+        effect: Effect::Restart,
+        reach: Reach::Local(TRUST),
+        kind: Kind::List,
+        set: |config, value| {
+            config.policy.public_keys = list(value, 16)?.into_iter().map(PublicKey::parse).collect::<Result<_, _>>()?;
+            Ok(())
+        },
+        get: |config| json!(config.policy.public_keys.iter().map(ToString::to_string).collect::<Vec<_>>()),
+    },
+    Key {
+        name: "policy.confirm_within",
+        about: "How long the broker may be out of reach after a change from afar before the change is undone.",
+        default: r#""30s""#,
+        accepted: r#"a duration from "5s" to "10m""#,
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::Text,
+        set: |config, value| span(value, 5, 600).map(|span| config.policy.confirm_within = span),
+        get: |config| span_json(config.policy.confirm_within),
+    },
+    Key {
+        name: "policy.fragments",
+        about: "What becomes of later fragments and of other packets whose ports cannot be known, where a policy drops by default.",
+        default: r#""drop""#,
+        accepted: r#""drop" or "allow""#,
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::Text,
+        set: |config, value| {
+            config.policy.fragments = match text(value)? {
+                "drop" => Fragments::Drop,
+                "allow" => Fragments::Allow,
+                _ => return Err(Refused::default()),
+            };
+            Ok(())
+        },
+        get: |config| match config.policy.fragments {
+            Fragments::Drop => json!("drop"),
+            Fragments::Allow => json!("allow"),
+        },
+    },
+    Key {
+        name: "policy.on_stop",
+        about: "Whether the policy stays in force when the daemon stops in order. After a crash it always does.",
+        default: r#""keep""#,
+        accepted: r#""keep" or "open""#,
+        effect: Effect::Live,
+        reach: Reach::Local("it decides how safe the gateway is while nobody manages it"),
+        kind: Kind::Text,
+        set: |config, value| {
+            config.policy.on_stop = match text(value)? {
+                "keep" => OnStop::Keep,
+                "open" => OnStop::Open,
+                _ => return Err(Refused::default()),
+            };
+            Ok(())
+        },
+        get: |config| json!(config.policy.on_stop),
+    },
+    Key {
+        name: "commands.enabled",
+        about: "Commands that the gateway obeys over MQTT. [] obeys none and does not listen for them.",
+        default: r#"["status", "flows", "retry", "log-level", "restart"]"#,
+        accepted: r#"a list of "status", "flows", "retry", "log-level" and "restart""#,
+        effect: Effect::Live,
+        reach: Reach::Local(TRUST),
+        kind: Kind::List,
+        set: |config, value| {
+            let known = |name: &str| Name::find(name).ok_or_else(Refused::default);
+            config.commands.enabled = list(value, Name::ALL.len())?.into_iter().map(known).collect::<Result<_, _>>()?;
+            Ok(())
+        },
+        get: |config| config.commands.enabled.iter().map(|name| name.name()).collect(),
     },
     Key {
         name: "spool.dir",
@@ -332,6 +517,7 @@ pub static KEYS: &[Key] = &[
         default: r#""""#,
         accepted: "an absolute path",
         effect: Effect::Restart,
+        reach: Reach::Local(DISK),
         kind: Kind::Text,
         set: |config, value| {
             if let Some(dir) = path(value)? {
@@ -347,6 +533,7 @@ pub static KEYS: &[Key] = &[
         default: r#""auto""#,
         accepted: r#""auto", "uring" or "threads""#,
         effect: Effect::Restart,
+        reach: Reach::Local(DISK),
         kind: Kind::Text,
         set: |config, value| {
             config.spool.io = match text(value)? {
@@ -369,6 +556,7 @@ pub static KEYS: &[Key] = &[
         default: "false",
         accepted: "true or false",
         effect: Effect::Restart,
+        reach: Reach::Local(DISK),
         kind: Kind::Boolean,
         set: |config, value| {
             let ValueKind::Boolean(direct) = value.kind else { return Err(Refused::default()) };
@@ -383,6 +571,7 @@ pub static KEYS: &[Key] = &[
         default: r#""256MiB""#,
         accepted: r#"a size from "48MiB" (two segments of 8MiB for each of three streams) to "1TiB""#,
         effect: Effect::Restart,
+        reach: Reach::Local(DISK),
         kind: Kind::Text,
         set: |config, value| {
             let Size(bytes) = text(value)?.parse().map_err(|_| Refused::default())?;
@@ -400,6 +589,7 @@ pub static KEYS: &[Key] = &[
         default: "10",
         accepted: "a whole number from 1 to 98; the three shares together at most 100",
         effect: Effect::Restart,
+        reach: Reach::Local(DISK),
         kind: Kind::Integer,
         set: |config, value| percent(value).map(|share| config.spool.shares.event = share),
         get: |config| json!(config.spool.shares.event),
@@ -410,6 +600,7 @@ pub static KEYS: &[Key] = &[
         default: "60",
         accepted: "a whole number from 1 to 98; the three shares together at most 100",
         effect: Effect::Restart,
+        reach: Reach::Local(DISK),
         kind: Kind::Integer,
         set: |config, value| percent(value).map(|share| config.spool.shares.ingest = share),
         get: |config| json!(config.spool.shares.ingest),
@@ -420,6 +611,7 @@ pub static KEYS: &[Key] = &[
         default: "30",
         accepted: "a whole number from 1 to 98; the three shares together at most 100",
         effect: Effect::Restart,
+        reach: Reach::Local(DISK),
         kind: Kind::Integer,
         set: |config, value| percent(value).map(|share| config.spool.shares.telemetry = share),
         get: |config| json!(config.spool.shares.telemetry),
@@ -430,6 +622,7 @@ pub static KEYS: &[Key] = &[
         default: r#""1m""#,
         accepted: r#"a duration from "1s" to "1h""#,
         effect: Effect::Live,
+        reach: Reach::Remote,
         kind: Kind::Text,
         set: |config, value| span(value, 1, 3_600).map(|span| config.host.interval = span),
         get: |config| span_json(config.host.interval),
@@ -440,6 +633,7 @@ pub static KEYS: &[Key] = &[
         default: r#""info""#,
         accepted: r#"a level (error, warn, info, debug, trace, off) or directives such as "info,tidegate::uplink=debug""#,
         effect: Effect::Live,
+        reach: NOT_ALL_OF_DEBUG,
         kind: Kind::Text,
         set: |config, value| {
             let filter = text(value)?;
@@ -537,5 +731,12 @@ mod tests {
         unique.sort_unstable();
         unique.dedup();
         assert_eq!(unique.len(), sections().len());
+    }
+
+    #[test]
+    fn every_secret_is_a_key() {
+        for name in SECRETS {
+            assert!(find(name).is_some_and(Key::is_secret), "{name}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! One layer: the keys that a file or the environment sets, each with the place where it stands.
+//! One layer: the keys that a file, the environment or somebody afar sets, each with the place where it stands.
 //!
 //! A layer is read and judged by itself, before layers are put over each other: a value that a later layer
 //! happens to hide is still wrong, and would come to light on the day that layer is removed.
@@ -17,18 +17,16 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     Config, MAX_FILE_BYTES, MAX_FILES, VARIABLE_PREFIX,
+    complaints::{is_section, join, not_a_section, not_accepted, printable, shorten, unknown_key, unknown_section},
     error::{ConfigError, Problem},
-    keys::{self, Key, Kind, Refused},
-    suggest::nearest,
+    keys::{self, Key, Kind},
 };
 
 /// Syntax errors told of one file: whoever meets more mends these first.
 const MAX_SYNTAX_ERRORS: usize = 8;
-/// Characters of a wrong value that stand in a message.
-const MAX_FOUND_CHARS: usize = 60;
 
-/// The valid keys of one file or of the environment.
-#[derive(Clone, Debug, Default)]
+/// The valid keys of one layer.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Layer {
     values: BTreeMap<&'static str, Value>,
 }
@@ -84,15 +82,7 @@ impl Layer {
                 (DeValue::Table(table), None) if is_section(&sections, &name) => {
                     self.take_table(file, &name, table, errors);
                 }
-                (_, None) if is_section(&sections, &name) => errors.push(ConfigError::with_key(
-                    place,
-                    &name,
-                    Problem::NotAccepted {
-                        found: shorten(found()),
-                        accepted: format!("a section: [{name}] and its keys below"),
-                        reason: None,
-                    },
-                )),
+                (_, None) if is_section(&sections, &name) => errors.push(not_a_section(place, &name, found())),
                 (DeValue::Table(_), None) => errors.push(unknown_section(place, &name)),
                 (_, None) => errors.push(unknown_key(place, section, &printable(key.get_ref()))),
             }
@@ -124,21 +114,20 @@ impl Layer {
         layer
     }
 
+    /// The value that it has for a key.
+    pub(super) fn get(&self, key: &Key) -> Option<&Value> {
+        self.values.get(key.name)
+    }
+
     /// Keeps the value where it is accepted.
-    fn take(&mut self, key: &'static Key, value: Value, found: &str, errors: &mut Vec<ConfigError>) {
+    pub(super) fn take(&mut self, key: &'static Key, value: Value, found: &str, errors: &mut Vec<ConfigError>) {
         match (key.set)(&mut Config::defaults("judge"), &value) {
             Ok(()) => {
                 self.values.insert(key.name, value);
             }
-            Err(Refused(reason)) => errors.push(ConfigError::with_key(
-                value.origin().unwrap_or_default().to_owned(),
-                key.name,
-                Problem::NotAccepted {
-                    found: shorten(&without_credentials(found)),
-                    accepted: key.accepted.to_owned(),
-                    reason: reason.map(|reason| shorten(&reason)),
-                },
-            )),
+            Err(refused) => {
+                errors.push(not_accepted(value.origin().unwrap_or_default().to_owned(), key, found, refused));
+            }
         }
     }
 }
@@ -197,23 +186,6 @@ impl FileText<'_> {
     }
 }
 
-fn join(section: &str, key: &str) -> String {
-    let key = printable(key);
-    if section.is_empty() { key } else { format!("{section}.{key}") }
-}
-
-/// A key as it stands in messages. One that had to be quoted stays so: a dot in it makes no path.
-fn printable(key: &str) -> String {
-    let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
-    if bare { shorten(key) } else { format!("\"{}\"", shorten(key)) }
-}
-
-fn is_section(sections: &[&str], name: &str) -> bool {
-    sections
-        .iter()
-        .any(|section| *section == name || section.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
-}
-
 /// A value of the file as `config` holds it. What no key accepts (dates, numbers beyond 64 bits, nested lists)
 /// becomes nil, and is refused as the text it was.
 fn kind_of(place: &String, value: &DeValue) -> ValueKind {
@@ -247,44 +219,5 @@ fn kind_of_text(place: &String, kind: Kind, text: &str) -> ValueKind {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             ValueKind::Array(items.map(|item| Value::new(Some(place), item)).collect())
         }
-    }
-}
-
-fn unknown_section(layer: String, name: &str) -> ConfigError {
-    let sections = keys::sections();
-    let problem = Problem::UnknownSection {
-        suggestion: nearest(name, sections.iter().copied()).map(|section| format!("[{section}]")),
-        accepted: sections.iter().map(|section| format!("[{section}]")).collect::<Vec<_>>().join(" "),
-    };
-    ConfigError { layer, section: name.to_owned(), key: String::new(), problem }
-}
-
-fn unknown_key(layer: String, section: &str, key: &str) -> ConfigError {
-    let names = || keys::KEYS.iter().map(Key::split);
-    let siblings: Vec<&str> = names().filter(|(of, _)| *of == section).map(|(_, key)| key).collect();
-    let elsewhere = || names().find(|(_, name)| *name == key).map(|(section, key)| format!("{key} in [{section}]"));
-    let problem = Problem::UnknownKey {
-        suggestion: nearest(key, siblings.iter().copied()).map(ToOwned::to_owned).or_else(elsewhere),
-        accepted: if siblings.is_empty() { "none outside of sections".to_owned() } else { siblings.join(", ") },
-    };
-    ConfigError { layer, section: section.to_owned(), key: key.to_owned(), problem }
-}
-
-/// One line of bounded length, without control characters.
-fn shorten(text: &str) -> String {
-    let mut short: String = text.chars().take(MAX_FOUND_CHARS).flat_map(char::escape_debug).collect();
-    // Quotes are part of TOML: keep them readable.
-    short = short.replace("\\\"", "\"").replace("\\'", "'");
-    if text.chars().nth(MAX_FOUND_CHARS).is_some() {
-        short.push('…');
-    }
-    if short.is_empty() { "nothing".to_owned() } else { short }
-}
-
-/// Messages go to logs and to the broker; a password in an url must not.
-fn without_credentials(found: &str) -> String {
-    match (found.split_once("://"), found.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://…@{host}"),
-        _ => found.to_owned(),
     }
 }

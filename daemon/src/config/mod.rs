@@ -1,33 +1,56 @@
 //! What the daemon is told: layers, validation, what changed.
 //!
-//! Layers, later ones win: built-in defaults → `tidegate.toml` → `conf.d/*.toml` beside it in name order →
-//! environment `TIDEGATE__SECTION__KEY`. Every error names the key, the layer, the value and what is accepted.
-
+//! Layers, later ones win: built-in defaults → what the gateway was provisioned with → `tidegate.toml` →
+//! `conf.d/*.toml` beside it in name order → environment `TIDEGATE__SECTION__KEY` → remote layers, those of the groups
+//! before that of the device. Every error names the key, the layer, the value and what is accepted.
 //!
-//! Operation: [`load`] reads and judges every layer by itself, lets the `config` crate put them over each other,
-//! then checks what keys mean together. [`KEYS`] is the table of all keys that everything else follows;
-//! [`changes`] says what differs between two configurations and what of it needs a restart.
+//! Operation: every layer is read and judged by itself, the local ones by [`MainFile::read`], each remote one by
+//! [`Remote::read`]; [`compose()`] lets the `config` crate put them over each other, then checks what keys mean together.
+//! [`KEYS`] is the table of all keys that everything else follows; [`changes()`] says what differs between two
+//! configurations and what of it needs a restart, [`drift()`] where layers and what runs are apart.
 
 mod broker;
 mod changes;
+mod complaints;
+mod compose;
+mod drift;
 mod error;
 mod identity;
+mod judge;
 mod keys;
 mod layers;
-mod load;
+mod local;
+mod public_key;
+mod remote;
+mod shown;
 mod suggest;
 mod units;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 pub use broker::Broker;
 pub use changes::{changes, live};
+pub(crate) use complaints::excerpt;
+pub use compose::{Loaded, compose};
+pub use drift::{Drift, DriftKind, MAX_DRIFTING_KEYS, drift};
 pub use error::{ConfigError, Problem};
-pub use keys::{Effect, KEYS, Key, Kind};
-pub use load::{Environment, Loaded, MainFile, load};
+pub use judge::judge;
+pub use keys::{Effect, KEYS, Key, Kind, Reach};
+pub use local::{Environment, Local, MainFile};
+pub use public_key::PublicKey;
+pub use remote::Remote;
+pub use shown::{Shown, ShownKey};
+pub(crate) use suggest::nearest;
 pub use units::{NotAUnit, Size, Span};
 
-use crate::kernel::Patterns;
+use crate::{
+    control::commands::Name,
+    kernel::{OnStop, Patterns},
+    policy::Fragments,
+};
 
 /// Where the daemon looks when it is not told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/tidegate/tidegate.toml";
@@ -39,7 +62,8 @@ pub const MAX_FILE_BYTES: u64 = 1 << 20;
 pub const MAX_FILES: usize = 256;
 /// Size of the spool's segment files; the smallest that the format has, so that a full spool gives up little at a time.
 pub const SEGMENT_SIZE_BYTES: u64 = 8 << 20;
-const DEFAULT_SPOOL_DIR: &str = "/var/lib/tidegate/spool";
+/// Where state is kept unless systemd says otherwise.
+const DEFAULT_STATE_DIR: &str = "/var/lib/tidegate";
 
 /// The whole configuration, validated: code that holds one need not check it again.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,6 +74,10 @@ pub struct Config {
     pub mqtt: Mqtt,
     /// `[traffic]`
     pub traffic: Traffic,
+    /// `[policy]`
+    pub policy: Policy,
+    /// `[commands]`
+    pub commands: Commands,
     /// `[spool]`
     pub spool: Spool,
     /// `[host]`
@@ -115,6 +143,28 @@ pub struct Traffic {
     pub flow_capacity: Option<u32>,
     /// How often flows are drained and counters published.
     pub export_interval: Duration,
+    /// Whether the kernel's `tcp_sendmsg` is timed.
+    pub time_tcp_sendmsg: bool,
+}
+
+/// `[policy]`: whom the gateway obeys, and how far.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// Keys whose signatures on network policies count.
+    pub public_keys: Vec<PublicKey>,
+    /// After a change from afar, how long a round trip with the broker may take before the change is undone.
+    pub confirm_within: Duration,
+    /// What becomes of packets whose ports are not known, where the default is to drop.
+    pub fragments: Fragments,
+    /// What becomes of the policy when the daemon stops in order.
+    pub on_stop: OnStop,
+}
+
+/// `[commands]`: what may be asked for over MQTT.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Commands {
+    /// None: requests are not even subscribed to.
+    pub enabled: Vec<Name>,
 }
 
 /// `[spool] io`.
@@ -183,9 +233,17 @@ impl Config {
                 sample_rate: 1000,
                 flow_capacity: None,
                 export_interval: Duration::from_mins(1),
+                time_tcp_sendmsg: true,
             },
+            policy: Policy {
+                public_keys: Vec::new(),
+                confirm_within: Duration::from_secs(30),
+                fragments: Fragments::Drop,
+                on_stop: OnStop::Keep,
+            },
+            commands: Commands { enabled: Name::ALL.to_vec() },
             spool: Spool {
-                dir: DEFAULT_SPOOL_DIR.into(),
+                dir: Path::new(DEFAULT_STATE_DIR).join("spool"),
                 io: SpoolIo::Auto,
                 direct: false,
                 max_size_bytes: 256 << 20,

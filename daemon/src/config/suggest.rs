@@ -1,7 +1,7 @@
 //! "Did you mean …?"
 
 /// The candidate nearest to `word`, where one is near enough to be a slip of the keyboard.
-pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .map(|candidate| (strsim::normalized_damerau_levenshtein(word, candidate), candidate))
         .filter(|(similarity, _)| *similarity >= 0.6)

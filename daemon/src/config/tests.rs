@@ -1,6 +1,6 @@
 //! Layers over each other, and what is said about those that are wrong.
 
-use std::{collections::BTreeMap, ffi::OsString, fmt::Write as _, fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, fmt::Write as _, fs};
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -34,7 +34,15 @@ impl Machine {
     }
 
     fn load(&self) -> Result<Loaded, Vec<ConfigError>> {
-        load(&self.folder.path().join("tidegate.toml"), &self.environment)
+        self.main_file().load(&self.environment)
+    }
+
+    fn main_file(&self) -> MainFile {
+        MainFile { path: self.folder.path().join("tidegate.toml"), required: false }
+    }
+
+    fn local(&self) -> Local {
+        self.main_file().read(&self.environment).unwrap()
     }
 
     /// The messages, with the folder's path taken out.
@@ -47,6 +55,10 @@ impl Machine {
 
 fn with(text: impl AsRef<[u8]>) -> Machine {
     Machine::new().file("tidegate.toml", text)
+}
+
+fn remote(label: &str, config: &serde_json::Value) -> Remote {
+    Remote::read(label, &config.to_string()).unwrap()
 }
 
 fn key(name: &str) -> &'static Key {
@@ -84,6 +96,119 @@ fn a_later_layer_wins_and_each_key_remembers_where_it_comes_from() {
 }
 
 #[test]
+fn what_was_provisioned_stands_below_the_main_file() {
+    let machine = with("[gateway]\nid = 'gw-7'\n")
+        .file("state/provisioned/tidegate.toml", "[gateway]\nid = 'gw-1'\ngroups = ['plant']\n");
+    let state = machine.folder.path().join("state");
+    let machine = machine.variable("STATE_DIRECTORY", state.clone());
+    let loaded = machine.load().unwrap();
+    assert_eq!(
+        (loaded.config.gateway.id.as_str(), loaded.config.gateway.groups.as_slice()),
+        ("gw-7", &["plant".to_owned()][..])
+    );
+    assert_eq!(loaded.origin(key("gateway.groups")), format!("{}/provisioned/tidegate.toml:3", state.display()));
+}
+
+#[test]
+fn remote_layers_come_on_top_and_each_key_names_the_one_that_decides_it() {
+    let local = with("[host]\ninterval = '10s'\n[log]\nfilter = 'warn'\n[traffic]\nsample_rate = 7\n")
+        .variable("TIDEGATE__HOST__INTERVAL", "20s")
+        .local();
+    let plant = remote("remote @plant v3", &json!({ "host": { "interval": "30s" }, "log": { "filter": "error" } }));
+    let device = remote("remote device v7", &json!({ "host": { "interval": "40s" } }));
+    let loaded = compose(&local, &[&plant, &device]).unwrap();
+    assert_eq!(loaded.config.host.interval, Duration::from_secs(40));
+    assert_eq!((loaded.config.log.filter.as_str(), loaded.config.traffic.sample_rate), ("error", 7));
+    assert_eq!(loaded.origin(key("host.interval")), "remote device v7");
+    assert_eq!(loaded.origin(key("log.filter")), "remote @plant v3");
+    assert!(loaded.origin(key("traffic.sample_rate")).ends_with("tidegate.toml:6"));
+    assert_eq!(loaded.origin(key("mqtt.url")), "default");
+    // Without them the local layers are what they were.
+    assert_eq!(compose(&local, &[]).unwrap().origin(key("host.interval")), "TIDEGATE__HOST__INTERVAL");
+}
+
+#[test]
+fn what_a_local_layer_says_of_a_key_is_told_in_one_notation() {
+    let local = with("[host]\ninterval = '90s'\n[mqtt]\nurl = 'mqtt://a'\n")
+        .file("conf.d/a.toml", "[mqtt]\nurl = 'mqtt://b'\n[gateway]\nid = ''\n")
+        .variable("TIDEGATE__SPOOL__DIR", "")
+        .variable("STATE_DIRECTORY", "/srv/state")
+        .local();
+    assert_eq!(local.file(key("host.interval")), Some(json!("1m30s")));
+    assert_eq!(local.file(key("mqtt.url")), Some(json!("mqtt://b:1883")));
+    assert_eq!(local.file(key("gateway.id")), Some(json!("tg-20fbf60875a1")));
+    assert_eq!(local.file(key("log.filter")), None);
+    assert_eq!(local.environment(key("spool.dir")), Some(json!("/srv/state/spool")));
+    assert_eq!(local.environment(key("host.interval")), None);
+}
+
+/// Drift of a machine whose configuration runs with these changes to it.
+fn drift_of(machine: &Machine, desired: &[&Remote], change: impl FnOnce(&mut Config)) -> serde_json::Value {
+    let local = machine.local();
+    let mut running = compose(&local, desired).unwrap().config;
+    change(&mut running);
+    json!(drift(&local, desired, &running))
+}
+
+#[test]
+fn what_runs_as_it_is_desired_and_nowhere_contradicted_does_not_drift() {
+    let machine = with("[host]\ninterval = '90s'\n[log]\nfilter = 'warn'\n").variable("TIDEGATE__LOG__FILTER", "error");
+    let device =
+        remote("remote device v7", &json!({ "host": { "interval": "1m30s" }, "traffic": { "sample_rate": 7 } }));
+    assert_eq!(drift_of(&machine, &[&device], |_| ()), json!({}));
+    // A file that the environment covers: layers are for that.
+    assert_eq!(drift_of(&machine, &[], |_| ()), json!({}));
+}
+
+#[test]
+fn a_key_that_does_not_run_as_desired_drifts_whatever_the_local_layers_say() {
+    let machine = with("[traffic]\nflow_capacity = 4096\n");
+    let plant = remote("remote @plant v3", &json!({ "traffic": { "flow_capacity": 1024, "sample_rate": 1 } }));
+    let device = remote("remote device v7", &json!({ "traffic": { "flow_capacity": 512, "sample_rate": 7 } }));
+    let drift = drift_of(&machine, &[&plant, &device], |running| running.traffic.flow_capacity = Some(4096));
+    let expected = json!({ "kind": "running", "desired": 512, "file": 4096, "running": 4096 });
+    assert_eq!(drift, json!({ "traffic.flow_capacity": expected }));
+}
+
+#[test]
+fn a_local_layer_that_says_something_else_than_what_is_desired_drifts() {
+    let machine = with("[host]\ninterval = '10s'\n").variable("TIDEGATE__LOG__FILTER", "warn");
+    let config = json!({ "host": { "interval": "1m" }, "log": { "filter": "error" } });
+    let drift = drift_of(&machine, &[&remote("remote device v7", &config)], |_| ());
+    let expected = json!({
+        "host.interval": { "kind": "local", "desired": "1m", "file": "10s", "running": "1m" },
+        "log.filter": { "kind": "local", "desired": "error", "environment": "warn", "running": "error" },
+    });
+    assert_eq!(drift, expected);
+}
+
+#[test]
+fn a_change_on_site_that_nobody_has_read_yet_drifts_and_so_does_a_line_taken_out() {
+    let machine = with("[host]\ninterval = '10s'\n[mqtt]\nuser = 'anna'\n");
+    let drift = drift_of(&machine, &[], |running| {
+        running.host.interval = Duration::from_secs(20);
+        running.mqtt.user = Some("bert".to_owned());
+        running.traffic.sample_rate = 7;
+    });
+    let expected = json!({
+        "host.interval": { "kind": "unread", "file": "10s", "running": "20s" },
+        "mqtt.user": { "kind": "unread", "file": "set", "running": "set" },
+        "traffic.sample_rate": { "kind": "unread", "running": 7 },
+    });
+    assert_eq!(drift, expected);
+}
+
+#[test]
+fn a_value_that_opens_something_is_not_repeated() {
+    let complaint = with("[mqtt]\nuser = 'anna'\npassword_file = 's3cret'\n").complaints().remove(0);
+    assert!(complaint.starts_with("tidegate.toml:3: [mqtt] password_file: found what is not shown here, accepted is"));
+    assert_eq!(key("mqtt.user").shown(json!("anna")), json!("set"));
+    assert_eq!(key("mqtt.user").shown(json!("")), json!(""));
+    assert_eq!(key("log.filter").shown(json!("é".repeat(300))), json!(format!("{}…", "é".repeat(256))));
+    assert_eq!(key("traffic.interfaces").shown(json!(["eth0"])), json!(["eth0"]));
+}
+
+#[test]
 fn every_key_can_be_set_by_a_variable() {
     let mut machine = Machine::new();
     let values = [
@@ -103,6 +228,12 @@ fn every_key_can_be_set_by_a_variable() {
         ("traffic.sample_rate", "0", json!(0)),
         ("traffic.flow_capacity", "4096", json!(4096)),
         ("traffic.export_interval", "1500ms", json!("1s500ms")),
+        ("traffic.time_tcp_sendmsg", "false", json!(false)),
+        ("policy.public_keys", "/etc/policy.pem", json!(["/etc/policy.pem"])),
+        ("policy.confirm_within", "5s", json!("5s")),
+        ("policy.fragments", "allow", json!("allow")),
+        ("policy.on_stop", "open", json!("open")),
+        ("commands.enabled", "status, retry", json!(["status", "retry"])),
         ("spool.dir", "/srv/spool", json!("/srv/spool")),
         ("spool.io", "threads", json!("threads")),
         ("spool.direct", "true", json!(true)),
@@ -120,7 +251,7 @@ fn every_key_can_be_set_by_a_variable() {
     for (name, _, expected) in values {
         assert_eq!(key(name).get(&loaded.config), expected, "{name}");
     }
-    assert_eq!(KEYS.len(), 25, "a key was added: set it here, too");
+    assert_eq!(KEYS.len(), 31, "a key was added: set it here, too");
 }
 
 #[test]
@@ -128,7 +259,7 @@ fn an_empty_string_takes_an_earlier_layers_value_back() {
     let machine = with("[mqtt]\nurl = 'mqtt://a'\n[spool]\ndir = '/srv'\n")
         .file("conf.d/a.toml", "[mqtt]\nurl = ''\n[spool]\ndir = ''\n");
     let config = machine.load().unwrap().config;
-    assert_eq!((config.mqtt.broker, config.spool.dir), (None, PathBuf::from(DEFAULT_SPOOL_DIR)));
+    assert_eq!((config.mqtt.broker, config.spool.dir), (None, Path::new(DEFAULT_STATE_DIR).join("spool")));
 }
 
 #[test]
@@ -159,10 +290,9 @@ const WRONG: &[(&str, &[&str])] = &[
     ("[mqtt]\nroot = 'a/+'\n", &["tidegate.toml:2: [mqtt] root: found 'a/+'"]),
     ("[mqtt]\nca = 'ca.pem'\n", &["tidegate.toml:2: [mqtt] ca: found 'ca.pem', accepted is an absolute path"]),
     (
-        "[mqtt]\nurl = 'mqtts://b'\ncert = '/c.pem'\n",
-        &["tidegate.toml:3: [mqtt] cert: is set, but not its private key; accepted is both"],
+        "[mqtt]\nkey = '/k.pem'\n",
+        &["tidegate.toml:2: [mqtt] key: is set, but not its certificate; accepted is a private"],
     ),
-    ("[mqtt]\nkey = '/k.pem'\n", &["tidegate.toml:2: [mqtt] key: is set, but not its certificate; accepted is both"]),
     ("[mqtt]\npassword_file = '/p'\n", &["tidegate.toml:2: [mqtt] password_file: is set, but no user; accepted is"]),
     (
         "[mqtt]\nurl = 'mqtt://b'\nca = '/ca.pem'\n",
@@ -333,7 +463,8 @@ fn shipped_file() -> String {
          # Every key stands here with its default; remove the # in front of one to set it. Files in\n\
          # /etc/tidegate/conf.d/ that end in .toml are read after this one, in the order of their names, and variables\n\
          # such as TIDEGATE__MQTT__URL after those; the last one wins. `tidegate check-config` says what is wrong.\n\
-         # SIGHUP takes over what needs no restart.\n",
+         # `systemctl reload tidegate` (or SIGHUP) takes over what needs no restart. Remote configuration comes on top\n\
+         # of all this, but for the keys that are local; `tidegate config show --origin` says what came from where.\n",
     );
     let mut section = "";
     for key in KEYS {
@@ -343,9 +474,13 @@ fn shipped_file() -> String {
             section = of;
         }
         let _infallible = writeln!(out, "# {}\n# Accepted: {}.", key.about, key.accepted);
-        if key.effect == Effect::Restart {
-            out.push_str("# A change needs a restart.\n");
-        }
+        let note = match (key.effect, key.reach) {
+            (Effect::Restart, Reach::Local(_)) => "# Local; a change needs a restart.\n",
+            (Effect::Restart, _) => "# A change needs a restart.\n",
+            (Effect::Live, Reach::Local(_)) => "# Local.\n",
+            (Effect::Live, _) => "",
+        };
+        out.push_str(note);
         let _infallible = writeln!(out, "#{name} = {}", key.default);
     }
     out
@@ -357,20 +492,69 @@ fn documented_table() -> String {
     for key in KEYS {
         let (of, name) = key.split();
         if of != section {
-            let _infallible =
-                writeln!(out, "\n### `[{of}]`\n\n| key | default | accepted | live | what |\n|---|---|---|---|---|");
+            let _infallible = writeln!(
+                out,
+                "\n### `[{of}]`\n\n| key | default | accepted | live | remote | what |\n|---|---|---|---|---|---|"
+            );
             section = of;
         }
         let live = if key.effect == Effect::Live { "yes" } else { "restart" };
-        let accepted = key.accepted.replace('|', "\\|");
-        let _infallible =
-            writeln!(out, "| `{name}` | `{}` | {accepted} | {live} | {} |", key.default, key.about.replace('|', "\\|"));
+        let remote = match key.reach {
+            Reach::Remote => "yes",
+            Reach::RemoteIf { .. } => "in part",
+            Reach::Local(_) => "no",
+        };
+        let (accepted, about) = (key.accepted.replace('|', "\\|"), key.about.replace('|', "\\|"));
+        let _infallible = writeln!(out, "| `{name}` | `{}` | {accepted} | {live} | {remote} | {about} |", key.default);
     }
     out
 }
 
+/// `docs/schema/config-desired.json`: what a remote layer may hold, as far as a schema can say it.
+fn desired_schema() -> String {
+    let mut sections = serde_json::Map::new();
+    for key in KEYS.iter().filter(|key| !matches!(key.reach, Reach::Local(_))) {
+        let (section, name) = key.split();
+        let mut rule = match key.kind {
+            Kind::Text => json!({ "type": "string" }),
+            Kind::Integer => json!({ "type": "integer" }),
+            Kind::IntegerOrText => json!({ "type": ["integer", "string"] }),
+            Kind::Boolean => json!({ "type": "boolean" }),
+            Kind::List => json!({ "type": "array", "items": { "type": "string" } }),
+        };
+        rule["description"] = json!(format!("{} Accepted: {}.", key.about, key.accepted));
+        let section =
+            sections.entry(section).or_insert_with(|| json!({ "type": "object", "additionalProperties": false }));
+        section["properties"][name] = rule;
+    }
+    let schema = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "https://tidegate.dev/schema/v1/config-desired.json",
+        "title": "config/desired, retained by the sender: what a gateway, or each member of a group, should run",
+        "description": "Generated from the table of keys. An empty message withdraws what was desired.",
+        "type": "object",
+        "required": ["version", "config"],
+        "additionalProperties": false,
+        "properties": {
+            "version": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": crate::control::desired::MAX_VERSION,
+                "description": "Greater than that of every document before it on this topic.",
+            },
+            "config": { "type": "object", "additionalProperties": false, "properties": sections },
+        },
+        "examples": [
+            { "version": 1, "config": {} },
+            { "version": 7, "config": { "traffic": { "sample_rate": 100 }, "host": { "interval": "5m" } } },
+        ],
+    });
+    format!("{schema:#}\n")
+}
+
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tidegate.toml");
 const DOCUMENTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+const DESIRED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/schema/config-desired.json");
 const TABLE_BEGINS: &str = "<!-- keys: generated, UPDATE_EXPECT=1 cargo test -p tidegate config -->\n";
 const TABLE_ENDS: &str = "\n<!-- end of keys -->";
 
@@ -385,6 +569,7 @@ fn expect_file(path: &str, expected: &str) {
 #[test]
 fn the_shipped_file_and_the_documentation_say_what_the_table_of_keys_says() {
     expect_file(SHIPPED, &shipped_file());
+    expect_file(DESIRED, &desired_schema());
     let page = fs::read_to_string(DOCUMENTED).unwrap();
     let (before, rest) = page.split_once(TABLE_BEGINS).unwrap();
     let (_, after) = rest.split_once(TABLE_ENDS).unwrap();

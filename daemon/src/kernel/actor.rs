@@ -1,24 +1,33 @@
 //! The thread behind [`Kernel`](super::Kernel): its state, and what each request does to it.
 
-use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
 use aya::maps::MapError;
-use tidegate_abi::{MAX_SAMPLE_RATE, Settings};
-use tokio::{sync::mpsc, time::sleep};
+use tidegate_abi::{MAX_SAMPLE_RATE, Settings, policy::Dropped};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, sleep_until},
+};
 
 use super::{
-    CHUNK_ENTRIES, Chunk, Cost, Cursor, Event, InterfaceCounters, KernelError, MAX_GONE, NotWatched, Options, Readings,
-    Reply, Request, Unavailable, Watch,
-    attach::{AttachError, AttachMode, Attacher, Attachment, detach},
+    CHUNK_ENTRIES, Chunk, Cost, Cursor, DroppedPacket, Enforce, Enforced, Event, Generation, InterfaceCounters,
+    KernelError, MAX_GONE, NotWatched, OnStop, Options, PolicyCounts, Readings, Reply, Request, Unavailable, Watch,
+    attach::{AttachError, AttachMode, Attacher, Attachment, detach, leave},
     batch,
     cost::RunTimes,
-    counters::{Ledger, Rows, read_other, read_samples},
+    counters::{Ledger, Rows, read_other, read_samples, read_sends},
     interfaces::{Interfaces, Link},
     object::{self, Abi, Object, describe},
     patterns::Patterns,
+    pins::Pins,
     plan::{Current, Framing, Step, plan},
+    sends,
 };
-use crate::config::Attach;
+use crate::heap;
 
 /// Forced samples (SYN, FIN, RST) a second and CPU: at some 300 ns each 0.06 % of it.
 const FORCED_PER_SECOND: u32 = 2_000;
@@ -27,27 +36,59 @@ const INSERTS_PER_SECOND: u32 = 10_000;
 /// Pause before netlink is opened again after it failed.
 const REOPEN: Duration = Duration::from_secs(1);
 
+/// What keeps the thread busy for long, and nobody waits for, begins when it was idle for this long.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// What the thread hears by, and tells by.
+pub(super) struct Channels {
+    pub requests: mpsc::Receiver<Request>,
+    pub policies: mpsc::Receiver<Enforce>,
+    pub events: mpsc::Sender<Event>,
+    pub drops: mpsc::Sender<DroppedPacket>,
+}
+
 /// Runs until stopped.
-pub(super) async fn run(options: &Options, mut requests: mpsc::Receiver<Request>, events: mpsc::Sender<Event>) {
-    let mut actor = Actor::new(options, events);
+pub(super) async fn run(options: &Options, channels: Channels) {
+    let Channels { mut requests, mut policies, events, drops } = channels;
+    let mut actor = Actor::new(options, events, drops);
+    // Where nobody can say so any more, what is in force stays.
+    let mut on_stop = OnStop::Keep;
     let asked = loop {
+        let quiet = quiet(actor.wants_to_time_sends());
+        let free = actor.is_free_to_switch();
         tokio::select! {
             // Requests first: a machine that renames interfaces all day must not keep us from answering.
             biased;
             request = requests.recv() => {
                 let Some(request) = request else { break None };
-                if let ControlFlow::Break(reply) = actor.answer(request) {
+                if let ControlFlow::Break((how, reply)) = actor.answer(request) {
+                    on_stop = how;
                     break Some(reply);
                 }
             }
-            () = actor.interfaces_changed() => actor.reconcile(),
+            Some(Enforce { generation, reply }) = policies.recv(), if free => actor.enforce(generation, reply),
+            happened = actor.happens() => actor.hear(happened),
+            () = quiet => actor.time_sends(),
         }
     };
-    actor.stop();
+    actor.finish_switch().await;
+    actor.stop(on_stop);
     drop(actor);
     if let Some(reply) = asked {
         let _gone = reply.send(Ok(()));
     }
+}
+
+/// What comes by itself.
+enum Happened {
+    /// Interfaces may have changed.
+    Interfaces,
+    /// They cannot be followed for the moment.
+    NoInterfaces,
+    /// A switch of policies went on.
+    Switch,
+    /// Packets were dropped.
+    Dropped(Vec<Dropped>),
 }
 
 /// An interface that is watched.
@@ -55,33 +96,45 @@ struct Watched {
     /// As telemetry knows it.
     current: Current,
     attachment: Attachment,
+    /// See [`InterfaceCounters::attached_after`].
+    attached_after: Option<Duration>,
 }
 
 struct Actor {
     object: Result<Object, Unavailable>,
     interfaces: Option<Interfaces>,
-    /// Why there are no interfaces.
-    netlink: Option<Unavailable>,
+    /// Why there are no interfaces, and when they are tried again.
+    netlink: Option<(Unavailable, Instant)>,
     /// What is to be watched; `None` until somebody said so.
     patterns: Option<Patterns>,
     attacher: Attacher,
     watched: BTreeMap<u32, Watched>,
     refused: BTreeMap<u32, NotWatched>,
+    /// When messages told of interfaces that are to be watched and are not yet.
+    awaited: BTreeMap<u32, Instant>,
     ledger: Ledger,
     gone: Vec<InterfaceCounters>,
     /// Last counters of interfaces that [`Self::gone`] had no room for.
     overflow: Rows,
+    /// Who waits until the interfaces that are there are watched.
+    unsettled: Vec<Reply<()>>,
     /// Whether the interfaces were searched for what a killed daemon left.
     swept: bool,
     run_times: Option<RunTimes>,
+    /// Whether `tcp_sendmsg` is to be timed.
+    sends_wanted: bool,
+    /// Whether it is; `None` until it was tried.
+    sends: Option<Result<(), Unavailable>>,
     events: mpsc::Sender<Event>,
     events_dropped: u64,
+    drops: mpsc::Sender<DroppedPacket>,
+    drops_missed: u64,
 }
 
 impl Actor {
-    fn new(options: &Options, events: mpsc::Sender<Event>) -> Self {
+    fn new(options: &Options, events: mpsc::Sender<Event>, drops: mpsc::Sender<DroppedPacket>) -> Self {
         let object = object::load(options.flow_capacity).map_err(|error| error.unavailable());
-        give_back_freed_memory();
+        heap::give_back();
         match &object {
             Ok(object) => tracing::info!(flow_capacity = object.flow_capacity, "eBPF programs loaded"),
             Err(Unavailable { why, fix, .. }) => tracing::error!(reason = why, fix, "traffic is not watched"),
@@ -91,26 +144,32 @@ impl Actor {
             interfaces: None,
             netlink: None,
             patterns: None,
-            attacher: Attacher::new(Attach::Auto),
+            attacher: Attacher::new(Pins::open(options.pins.as_deref())),
             watched: BTreeMap::new(),
             refused: BTreeMap::new(),
+            awaited: BTreeMap::new(),
             ledger: Ledger::default(),
             gone: Vec::new(),
             overflow: Rows::default(),
+            unsettled: Vec::new(),
             swept: false,
             run_times: None,
+            sends_wanted: false,
+            sends: None,
             events,
             events_dropped: 0,
+            drops,
+            drops_missed: 0,
         }
     }
 
     /// Does what is asked; breaks with whom to answer when the thread has ended.
-    fn answer(&mut self, request: Request) -> ControlFlow<Reply<()>> {
+    fn answer(&mut self, request: Request) -> ControlFlow<(OnStop, Reply<()>)> {
         // Whoever asked may have gone meanwhile; what was done stands.
         match request {
             Request::Watch { watch, reply } => {
+                self.unsettled.push(reply);
                 self.watch(watch);
-                let _gone = reply.send(Ok(()));
             }
             Request::SampleRate { rate, reply } => {
                 let _gone = reply.send(self.set_sample_rate(rate));
@@ -129,43 +188,110 @@ impl Actor {
             Request::CountRunTimes { on, reply } => {
                 let _gone = reply.send(self.count_run_times(on));
             }
-            Request::Stop { reply } => return ControlFlow::Break(reply),
+            Request::Ping { reply } => {
+                let _gone = reply.send(Ok(()));
+            }
+            Request::TimeSends { on, reply } => {
+                self.sends_wanted = on;
+                if !on {
+                    self.stop_timing_sends();
+                }
+                let _gone = reply.send(Ok(()));
+            }
+            Request::PolicyCounts { from, reply } => {
+                let _gone = reply.send(self.policy_counts(from));
+            }
+            Request::Stop { on_stop, reply } => return ControlFlow::Break((on_stop, reply)),
         }
         ControlFlow::Continue(())
     }
 
-    /// Waits for a change of the interfaces; safe to cancel. Without netlink, for the next try.
-    async fn interfaces_changed(&mut self) {
-        loop {
-            let failure = match &mut self.interfaces {
-                Some(interfaces) => match interfaces.changed().await {
-                    Ok(()) => return,
-                    Err(error) => error,
-                },
-                None => match Interfaces::open() {
-                    Ok(interfaces) => {
-                        self.interfaces = Some(interfaces);
-                        self.netlink = None;
-                        continue;
-                    }
-                    Err(error) => error,
-                },
-            };
-            tracing::warn!(error = %failure, "cannot follow interfaces; opening netlink again");
-            self.interfaces = None;
-            self.netlink = Some(Unavailable {
-                what: "interface changes".into(),
-                why: format!("rtnetlink: {failure}"),
-                fix: "allow AF_NETLINK sockets (RestrictAddressFamilies=)".into(),
-            });
-            sleep(REOPEN).await;
+    /// Whether another policy can be enforced now: there is no switch under way.
+    fn is_free_to_switch(&self) -> bool {
+        self.object.as_ref().map_or(true, |object| object.policy.is_idle())
+    }
+
+    fn enforce(&mut self, generation: Option<Box<Generation>>, reply: Reply<Enforced>) {
+        let Self { object, watched, ledger, .. } = self;
+        match object {
+            Ok(object) => {
+                let interfaces = watched
+                    .iter()
+                    .filter_map(|(&ifindex, watched)| Some((ledger.slot(ifindex)?, watched.current.name.as_str())));
+                object.policy.enforce(generation.map(|generation| *generation), interfaces, reply);
+            }
+            // Nothing can be attached, so that no policy is what there is.
+            Err(_) if generation.is_none() => {
+                let _gone = reply.send(Ok(Enforced::default()));
+            }
+            Err(unavailable) => {
+                let _gone = reply.send(Err(KernelError::Unavailable(unavailable.clone())));
+            }
         }
+        self.reconcile();
+    }
+
+    /// Waits for what comes by itself; safe to cancel.
+    async fn happens(&mut self) -> Happened {
+        let Self { object, interfaces, netlink, .. } = self;
+        let policy = async {
+            match object {
+                Ok(Object { policy, drops, .. }) => tokio::select! {
+                    () = policy.progress() => Happened::Switch,
+                    told = drops.read() => Happened::Dropped(told),
+                },
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            happened = policy => happened,
+            happened = interfaces_change(interfaces, netlink) => happened,
+        }
+    }
+
+    fn hear(&mut self, happened: Happened) {
+        match happened {
+            Happened::Interfaces => self.follow(),
+            Happened::NoInterfaces => self.settle(),
+            // What waits to be attached may have waited for it.
+            Happened::Switch => self.reconcile(),
+            Happened::Dropped(told) => self.tell_drops(&told),
+        }
+    }
+
+    fn tell_drops(&mut self, told: &[Dropped]) {
+        let Ok(object) = &self.object else { return };
+        for dropped in told {
+            let interface = match self.watched.get(&dropped.ifindex) {
+                Some(watched) => watched.current.name.clone(),
+                None => dropped.ifindex.to_string(),
+            };
+            let named = object.policy.name(dropped, interface);
+            if named.is_none_or(|dropped| self.drops.try_send(dropped).is_err()) {
+                self.drops_missed += 1;
+            }
+        }
+    }
+
+    /// Waits until no switch is under way: half of one would be the policy before.
+    async fn finish_switch(&mut self) {
+        if let Ok(object) = &mut self.object {
+            while !object.policy.is_idle() {
+                object.policy.progress().await;
+            }
+        }
+    }
+
+    fn policy_counts(&mut self, from: u32) -> Result<PolicyCounts, KernelError> {
+        let drops_missed = self.drops_missed;
+        Ok(PolicyCounts { drops_missed, ..self.object()?.policy.counts(from) })
     }
 
     fn watch(&mut self, Watch { patterns, attach }: Watch) {
         self.patterns = Some(patterns);
         if attach != self.attacher.wanted() {
-            self.attacher = Attacher::new(attach);
+            self.attacher.want(attach);
             self.attach_anew();
         }
         self.reconcile();
@@ -176,26 +302,54 @@ impl Actor {
     fn attach_anew(&mut self) {
         let Ok(object) = &mut self.object else { return };
         let mut failed = Vec::new();
-        for (ifindex, Watched { current, attachment }) in std::mem::take(&mut self.watched) {
+        for (ifindex, Watched { current, attachment, attached_after }) in std::mem::take(&mut self.watched) {
             detach(&mut object.ebpf, attachment);
-            match self.attacher.attach(&mut object.ebpf, &current.name, current.framing) {
+            match self.attacher.attach(&mut object.ebpf, ifindex, &current.name, current.framing) {
                 Ok(attachment) => {
-                    self.watched.insert(ifindex, Watched { current, attachment });
+                    self.watched.insert(ifindex, Watched { current, attachment, attached_after });
                 }
-                Err(_) => failed.push((ifindex, current)),
+                Err(_) => failed.push((ifindex, current, attached_after)),
             }
         }
-        for (ifindex, current) in failed {
-            self.retire(ifindex, current);
+        for (ifindex, current, attached_after) in failed {
+            self.retire(ifindex, current, attached_after);
         }
+    }
+
+    /// Does what a change of the interfaces asks for. Those that it brought are awaited from its message on, except
+    /// the first, which were there before us.
+    fn follow(&mut self) {
+        if self.swept
+            && let Some(heard) = self.interfaces.as_ref().map(Interfaces::heard)
+        {
+            for step in self.steps().unwrap_or_default() {
+                if let Step::Attach { ifindex, .. } = step {
+                    self.awaited.entry(ifindex).or_insert(heard);
+                }
+            }
+        }
+        self.reconcile();
+    }
+
+    /// `None` while interfaces or patterns are not known, or by which policy packets are to be judged: programs without it
+    /// would let pass what those of the daemon before drop.
+    fn steps(&self) -> Option<Vec<Step>> {
+        if self.object.as_ref().is_ok_and(|object| !object.policy.decided()) {
+            return None;
+        }
+        let links = self.interfaces.as_ref().and_then(Interfaces::links)?;
+        let current = self.watched.iter().map(|(&ifindex, watched)| (ifindex, watched.current.clone())).collect();
+        Some(plan(&current, links, self.patterns.as_ref()?))
     }
 
     /// Carries out what the interfaces there are ask for.
     fn reconcile(&mut self) {
+        let Some(steps) = self.steps() else { return };
         let Some(links) = self.interfaces.as_ref().and_then(Interfaces::links) else { return };
         let Some(patterns) = &self.patterns else { return };
-        let current = self.watched.iter().map(|(&ifindex, watched)| (ifindex, watched.current.clone())).collect();
-        let steps = plan(&current, links, patterns);
+        self.awaited.retain(|awaited, _| {
+            steps.iter().any(|step| matches!(step, Step::Attach { ifindex, .. } if ifindex == awaited))
+        });
         let unparsed = unparsed(links, patterns);
         let leftovers = if self.swept { Vec::new() } else { names(links) };
         let before = std::mem::replace(&mut self.refused, unparsed);
@@ -207,6 +361,14 @@ impl Actor {
             }
         }
         self.sweep(&leftovers);
+        self.settle();
+    }
+
+    /// What was to be watched is, or it is known why not.
+    fn settle(&mut self) {
+        for reply in self.unsettled.drain(..) {
+            let _gone = reply.send(Ok(()));
+        }
     }
 
     fn attach(&mut self, ifindex: u32, name: String, framing: Framing, before: &BTreeMap<u32, NotWatched>) {
@@ -214,7 +376,9 @@ impl Actor {
             Ok(Some(attachment)) => {
                 tracing::info!(interface = name, ifindex, mode = ?self.attacher.mode(), "watching");
                 self.tell(Event::Watched { interface: name.clone() });
-                self.watched.insert(ifindex, Watched { current: Current { name, framing }, attachment });
+                let attached_after = self.awaited.remove(&ifindex).map(|since| since.elapsed());
+                self.watched
+                    .insert(ifindex, Watched { current: Current { name, framing }, attachment, attached_after });
                 return;
             }
             Ok(None) => {
@@ -234,8 +398,11 @@ impl Actor {
     fn try_attach(&mut self, ifindex: u32, name: &str, framing: Framing) -> Result<Option<Attachment>, String> {
         let object = self.object.as_mut().map_err(|unavailable| unavailable.why.clone())?;
         let own = self.ledger.open(object, ifindex).map_err(|error| format!("counters: {}", describe(&error)))?;
-        let attached = self.attacher.attach(&mut object.ebpf, name, framing);
-        // aya attaches by name. Where the name has moved to another interface meanwhile, so have the programs.
+        if let Some(slot) = self.ledger.slot(ifindex) {
+            object.policy.set_interface(slot, Some(name));
+        }
+        let attached = self.attacher.attach(&mut object.ebpf, ifindex, name, framing);
+        // Netlink goes by the name. Where the name has moved to another interface meanwhile, so have the programs.
         let stayed = self.interfaces.as_ref().is_some_and(|interfaces| interfaces.index_of(name) == Some(ifindex));
         let failure = match attached {
             Ok(attachment) if stayed => {
@@ -263,41 +430,72 @@ impl Actor {
     fn rename(&mut self, ifindex: u32, name: String) {
         if let Some(watched) = self.watched.get_mut(&ifindex) {
             tracing::info!(interface = name, before = watched.current.name, ifindex, "interface renamed");
+            if let (Ok(object), Some(slot)) = (&self.object, self.ledger.slot(ifindex)) {
+                object.policy.set_interface(slot, Some(&name));
+            }
             watched.current.name = name;
         }
     }
 
     fn detach(&mut self, ifindex: u32) {
-        let Some(Watched { current, attachment }) = self.watched.remove(&ifindex) else { return };
+        let Some(Watched { current, attachment, attached_after }) = self.watched.remove(&ifindex) else { return };
         if let Ok(object) = &mut self.object {
             detach(&mut object.ebpf, attachment);
         }
-        self.retire(ifindex, current);
+        self.retire(ifindex, current, attached_after);
     }
 
     /// Keeps the last counters of an interface that is watched no longer.
-    fn retire(&mut self, ifindex: u32, Current { name, framing }: Current) {
+    fn retire(&mut self, ifindex: u32, Current { name, framing }: Current, attached_after: Option<Duration>) {
         tracing::info!(interface = name, ifindex, "no longer watching");
         self.tell(Event::Unwatched { interface: name.clone() });
         let Ok(object) = &mut self.object else { return };
-        let own = self.ledger.has(ifindex);
+        let slot = self.ledger.slot(ifindex);
+        if let Some(slot) = slot {
+            object.policy.set_interface(slot, None);
+        }
         match self.ledger.close(object, ifindex) {
             Ok(rows) if self.gone.len() < MAX_GONE => {
-                self.gone.push(InterfaceCounters { name, ifindex, framing, rows: own.then_some(rows) });
+                self.gone.push(InterfaceCounters { name, ifindex, framing, attached_after, rows: slot.map(|_| rows) });
             }
             Ok(rows) => self.overflow += rows,
             Err(error) => tracing::error!(interface = name, %error, "last counters are lost"),
         }
     }
 
-    /// Once after the start: removes filters of a killed daemon, except those that were taken over.
+    /// Once after the start: removes links and filters of a killed daemon, except those that were taken over.
     fn sweep(&mut self, names: &[(u32, String)]) {
+        if self.object.is_ok() && !self.swept {
+            let held: Vec<_> = self.watched.values().flat_map(|watched| watched.attachment.pins()).collect();
+            self.attacher.sweep_pins(&held);
+        }
         self.swept = true;
         let netlink = self.attacher.mode() == Some(AttachMode::Netlink);
         for (ifindex, name) in names {
             if self.object.is_ok() && !(netlink && self.watched.contains_key(ifindex)) {
                 Attacher::sweep(name);
             }
+        }
+    }
+
+    /// Whether `tcp_sendmsg` is to be timed, was not tried yet, and the interfaces that are there have their programs.
+    const fn wants_to_time_sends(&self) -> bool {
+        self.sends_wanted && self.swept && self.sends.is_none() && self.object.is_ok()
+    }
+
+    fn time_sends(&mut self) {
+        let Ok(object) = &mut self.object else { return };
+        let started = sends::start(&mut object.ebpf);
+        match &started {
+            Ok(()) => tracing::info!("timing tcp_sendmsg"),
+            Err(Unavailable { why, fix, .. }) => tracing::info!(reason = why, fix, "tcp_sendmsg is not timed"),
+        }
+        self.sends = Some(started);
+    }
+
+    fn stop_timing_sends(&mut self) {
+        if let (Ok(object), Some(_)) = (&mut self.object, self.sends.take()) {
+            sends::stop(&mut object.ebpf);
         }
     }
 
@@ -314,21 +512,35 @@ impl Actor {
     fn read(&mut self) -> Result<Readings, KernelError> {
         let mut readings = Readings {
             not_watched: self.refused.values().cloned().collect(),
-            unavailable: self.object.as_ref().err().into_iter().chain(&self.netlink).cloned().collect(),
+            unavailable: self
+                .object
+                .as_ref()
+                .err()
+                .into_iter()
+                .chain(self.netlink.as_ref().map(|(unavailable, _)| unavailable))
+                .cloned()
+                .collect(),
             attach: self.attacher.mode(),
+            not_pinned: self.attacher.not_pinned().map(str::to_owned),
             events_dropped: self.events_dropped,
             ..Readings::default()
         };
         let Ok(object) = &self.object else { return Ok(readings) };
         readings.flow_capacity = object.flow_capacity;
         readings.samples = read_samples(object).map_err(map_error("read the sample counters"))?;
+        readings.sends = match &self.sends {
+            Some(Ok(())) => Some(Ok(read_sends(object).map_err(map_error("read the times of tcp_sendmsg"))?)),
+            Some(Err(unavailable)) => Some(Err(unavailable.clone())),
+            None => None,
+        };
         readings.other = read_other(object).map_err(map_error("read the counters"))?;
         readings.other += self.overflow;
-        for (&ifindex, Watched { current, .. }) in &self.watched {
+        for (&ifindex, Watched { current, attached_after, .. }) in &self.watched {
             readings.interfaces.push(InterfaceCounters {
                 name: current.name.clone(),
                 ifindex,
                 framing: current.framing,
+                attached_after: *attached_after,
                 rows: self.ledger.read(object, ifindex).map_err(map_error("read the counters"))?,
             });
         }
@@ -362,10 +574,22 @@ impl Actor {
         self.object.as_mut().map_err(|unavailable| KernelError::Unavailable(unavailable.clone()))
     }
 
-    /// Takes all programs off.
-    fn stop(&mut self) {
-        if let Ok(object) = &mut self.object {
-            for Watched { attachment, .. } in std::mem::take(&mut self.watched).into_values() {
+    /// Takes all programs off, unless a policy is to stay in force.
+    fn stop(&mut self, on_stop: OnStop) {
+        let Ok(object) = &mut self.object else { return };
+        let keep = on_stop == OnStop::Keep && object.policy.enforces();
+        if keep {
+            match self.attacher.not_pinned() {
+                None => tracing::info!("the policy stays in force"),
+                Some(reason) => {
+                    tracing::warn!(reason, "the policy ends with the daemon: its links are not pinned");
+                }
+            }
+        }
+        for Watched { attachment, .. } in std::mem::take(&mut self.watched).into_values() {
+            if keep {
+                leave(&mut object.ebpf, attachment);
+            } else {
                 detach(&mut object.ebpf, attachment);
             }
         }
@@ -378,13 +602,46 @@ impl Actor {
     }
 }
 
-/// Reading the object's sections, types and relocations takes 1.5 MB (measured), a fifth of what the idle daemon may
-/// have, and the allocator would keep it.
-fn give_back_freed_memory() {
-    // SAFETY: no preconditions; it only returns memory that is free.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
+/// Waits for a change of the interfaces; safe to cancel. Without netlink, for the next try.
+async fn interfaces_change(
+    interfaces: &mut Option<Interfaces>,
+    netlink: &mut Option<(Unavailable, Instant)>,
+) -> Happened {
+    let failure = loop {
+        if let Some((_, at)) = netlink {
+            sleep_until((*at).into()).await;
+        }
+        match interfaces {
+            Some(open) => match open.changed().await {
+                Ok(()) => return Happened::Interfaces,
+                Err(error) => break error,
+            },
+            None => match Interfaces::open() {
+                Ok(opened) => {
+                    *interfaces = Some(opened);
+                    *netlink = None;
+                }
+                Err(error) => break error,
+            },
+        }
+    };
+    tracing::warn!(error = %failure, "cannot follow interfaces; opening netlink again");
+    *interfaces = None;
+    let unavailable = Unavailable {
+        what: "interface changes".into(),
+        why: format!("rtnetlink: {failure}"),
+        fix: "allow AF_NETLINK sockets (RestrictAddressFamilies=)".into(),
+    };
+    *netlink = Some((unavailable, Instant::now() + REOPEN));
+    Happened::NoInterfaces
+}
+
+/// Waits for [`QUIET`] where something is to be done then, else for ever. Whatever else happens begins it anew.
+async fn quiet(wanted: bool) {
+    if wanted {
+        sleep(QUIET).await;
+    } else {
+        std::future::pending::<()>().await;
     }
 }
 

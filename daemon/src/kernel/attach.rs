@@ -1,10 +1,11 @@
 //! Attaching the programs to interfaces, and taking them off again.
 //!
-//! Two ways. **TCX** (Linux 6.6): a link that lives as long as our file descriptor; a killed daemon leaves nothing
-//! behind. **Netlink**: a filter of the clsact qdisc, which outlives us. So that a restart does not add a second one
-//! it always has the same preference and handle: where these are taken, the program in them is replaced, which the
-//! kernel does without a packet in between. Filters of a killed daemon on interfaces that are no longer watched
-//! that way are removed by [`Attacher::sweep`].
+//! Two ways. **TCX** (Linux 6.6): a link that lives as long as our file descriptor, or as its pin where it could be
+//! [pinned](super::pins). **Netlink**: a filter of the clsact qdisc, which outlives us; so that a restart does not add a
+//! second one it always has the same preference and handle.
+//!
+//! Where a killed daemon left a pinned link or a filter, the program in it is replaced, which the kernel does without
+//! a packet in between. What it left where we do not attach that way is removed by [`Attacher::sweep`].
 //!
 //! Ours comes first, and returns `TC_ACT_UNSPEC`, so that the programs behind it see every packet; behind another
 //! program that returns `TC_ACT_OK` ours would see none.
@@ -12,12 +13,16 @@
 //! The clsact qdisc stays when our filters go: others may have put theirs into it since, and an empty one costs
 //! nothing.
 
-use std::io;
+use std::{
+    io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        ProgramError, SchedClassifier, TcAttachType,
         tc::{
             NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle,
             qdisc_add_clsact, qdisc_detach_program,
@@ -28,7 +33,9 @@ use tidegate_abi::programs::{EGRESS, INGRESS, IP_EGRESS, IP_INGRESS};
 
 use super::{
     object::{LoadError, PROGRAMS, loaded, program},
+    pins::{Pins, unpin},
     plan::Framing,
+    tcx::{Direction, TcxLink},
 };
 use crate::config::Attach;
 
@@ -84,9 +91,15 @@ pub(super) enum AttachError {
 impl AttachError {
     fn of(call: &'static str, error: ProgramError) -> Self {
         match errno(&error) {
-            Some(libc::ENODEV | libc::ENXIO) => Self::Moved,
-            Some(errno) => Self::System { call, source: io::Error::from_raw_os_error(errno) },
+            Some(errno) => Self::system(call, io::Error::from_raw_os_error(errno)),
             None => Self::Program(error),
+        }
+    }
+
+    fn system(call: &'static str, source: io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::ENODEV | libc::ENXIO) => Self::Moved,
+            _ => Self::System { call, source },
         }
     }
 }
@@ -111,55 +124,90 @@ fn tc_errno(error: &TcError) -> Option<i32> {
 /// The programs of one interface.
 #[derive(Debug)]
 pub(super) struct Attachment {
-    links: Vec<(&'static str, SchedClassifierLinkId)>,
+    links: Vec<Attached>,
+}
+
+impl Attachment {
+    /// Where its links are pinned.
+    pub(super) fn pins(&self) -> impl Iterator<Item = &Path> {
+        self.links.iter().filter_map(|link| match link {
+            Attached::Tcx { pin, .. } => pin.as_deref(),
+            Attached::Netlink { .. } => None,
+        })
+    }
+}
+
+/// One program on one hook.
+#[derive(Debug)]
+enum Attached {
+    Tcx { link: TcxLink, pin: Option<PathBuf> },
+    Netlink { entry: &'static str, link: SchedClassifierLinkId },
 }
 
 /// Attaches in the way that was asked for, or in the best that the kernel has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Attacher {
     wanted: Attach,
     mode: Option<AttachMode>,
+    pins: Pins,
 }
 
 impl Attacher {
     /// An attacher that has yet to find out what the kernel has.
     #[must_use]
-    pub(super) const fn new(wanted: Attach) -> Self {
-        let mode = match wanted {
+    pub(super) const fn new(pins: Pins) -> Self {
+        Self { wanted: Attach::Auto, mode: None, pins }
+    }
+
+    /// Attaches in this way from now on.
+    pub(super) const fn want(&mut self, wanted: Attach) {
+        self.wanted = wanted;
+        self.mode = match wanted {
             Attach::Auto => None,
             Attach::Tcx => Some(AttachMode::Tcx),
             Attach::Netlink => Some(AttachMode::Netlink),
         };
-        Self { wanted, mode }
     }
 
     /// What was asked for.
     #[must_use]
-    pub(super) const fn wanted(self) -> Attach {
+    pub(super) const fn wanted(&self) -> Attach {
         self.wanted
     }
 
     /// The way in use; `None` until the first interface showed what the kernel has.
     #[must_use]
-    pub(super) const fn mode(self) -> Option<AttachMode> {
+    pub(super) const fn mode(&self) -> Option<AttachMode> {
         self.mode
     }
 
-    /// Attaches both directions, or nothing.
+    /// Why links do not outlive the daemon, where they are links and do not.
+    #[must_use]
+    pub(super) fn not_pinned(&self) -> Option<&str> {
+        self.pins.unavailable().filter(|_| self.mode == Some(AttachMode::Tcx))
+    }
+
+    /// Attaches both directions, or nothing. The name must be the index's; TCX goes by the index, netlink by the name.
     ///
     /// # Errors
     ///
     /// [`AttachError`]; the interface has none of our programs then.
-    pub(super) fn attach(&mut self, ebpf: &mut Ebpf, name: &str, framing: Framing) -> Result<Attachment, AttachError> {
+    pub(super) fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        ifindex: u32,
+        name: &str,
+        framing: Framing,
+    ) -> Result<Attachment, AttachError> {
         let (ingress, egress) = match framing {
             Framing::Ethernet => (INGRESS, EGRESS),
             Framing::Network => (IP_INGRESS, IP_EGRESS),
         };
         let mut attachment = Attachment { links: Vec::with_capacity(2) };
-        for (entry, direction) in [(ingress, TcAttachType::Ingress), (egress, TcAttachType::Egress)] {
-            match loaded(ebpf, entry).map_err(Into::into).and_then(|program| self.attach_one(program, name, direction))
-            {
-                Ok(link) => attachment.links.push((entry, link)),
+        for (entry, direction) in [(ingress, Direction::Ingress), (egress, Direction::Egress)] {
+            let hook = Hook { ifindex, name, direction };
+            match self.attach_one(ebpf, entry, hook) {
+                Ok(link) => attachment.links.push(link),
                 Err(error) => {
                     detach(ebpf, attachment);
                     return Err(error);
@@ -169,34 +217,56 @@ impl Attacher {
         Ok(attachment)
     }
 
-    fn attach_one(
-        &mut self,
-        program: &mut SchedClassifier,
-        name: &str,
-        direction: TcAttachType,
-    ) -> Result<SchedClassifierLinkId, AttachError> {
-        match self.mode {
-            Some(AttachMode::Tcx) => {
-                tcx(program, name, direction).map_err(|error| AttachError::of("attach by tcx", error))
-            }
-            Some(AttachMode::Netlink) => netlink(program, name, direction),
-            None => match tcx(program, name, direction) {
-                Ok(link) => {
-                    self.mode = Some(AttachMode::Tcx);
-                    Ok(link)
-                }
-                // Before 6.6 the kernel does not know the attach type. Any other answer is one about this interface.
-                Err(error) if errno(&error) == Some(libc::EINVAL) => {
+    fn attach_one(&mut self, ebpf: &mut Ebpf, entry: &'static str, hook: Hook<'_>) -> Result<Attached, AttachError> {
+        let program = loaded(ebpf, entry)?;
+        if self.mode != Some(AttachMode::Netlink) {
+            match self.tcx(program, hook)? {
+                Err(error) if self.mode.is_none() && error.raw_os_error() == Some(libc::EINVAL) => {
+                    // Before 6.6 the kernel does not know the attach type. Any other answer is one about this interface.
                     self.mode = Some(AttachMode::Netlink);
                     tracing::info!(reason = "the kernel has no TCX (Linux 6.6)", "attaching by netlink");
-                    netlink(program, name, direction)
                 }
-                Err(error) => Err(AttachError::of("attach by tcx", error)),
-            },
+                Err(error) => return Err(AttachError::system("attach by tcx", error)),
+                Ok(attached) => {
+                    self.mode = Some(AttachMode::Tcx);
+                    return Ok(attached);
+                }
+            }
         }
+        netlink(program, hook).map(|link| Attached::Netlink { entry, link })
     }
 
-    /// Removes what a killed daemon left on an interface that does not have our filters now.
+    /// The inner error is the kernel's about attaching.
+    fn tcx(&mut self, program: &SchedClassifier, hook: Hook<'_>) -> Result<io::Result<Attached>, AttachError> {
+        let Hook { ifindex, name, direction } = hook;
+        let program = program.fd().map_err(AttachError::Program)?.as_fd();
+        let pin = self.pins.path(ifindex, direction);
+        if let Some(path) = &pin
+            && let Some(link) = Pins::find(path, ifindex, direction)
+        {
+            match link.update(program) {
+                Ok(()) => {
+                    tracing::info!(interface = name, ?direction, "taking over the link of a daemon that was killed");
+                    return Ok(Ok(Attached::Tcx { link, pin }));
+                }
+                Err(error) => {
+                    tracing::warn!(interface = name, ?direction, %error, "cannot take over a pinned link");
+                    unpin(&link, Some(path));
+                }
+            }
+        }
+        Ok(TcxLink::create(program, ifindex, direction).map(|link| {
+            let pin = pin.filter(|path| self.pins.pin(&link, path));
+            Attached::Tcx { link, pin }
+        }))
+    }
+
+    /// Removes pinned links that a killed daemon left, other than those `held` now.
+    pub(super) fn sweep_pins(&self, held: &[&Path]) {
+        self.pins.sweep(held);
+    }
+
+    /// Removes the filters that a killed daemon left on an interface that does not have ours now.
     pub(super) fn sweep(name: &str) {
         for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
             for program in PROGRAMS {
@@ -213,32 +283,56 @@ impl Attacher {
     }
 }
 
+/// Where a program is to go.
+#[derive(Clone, Copy, Debug)]
+struct Hook<'a> {
+    ifindex: u32,
+    name: &'a str,
+    direction: Direction,
+}
+
 /// Takes the programs off. An interface that is gone took them along.
 pub(super) fn detach(ebpf: &mut Ebpf, attachment: Attachment) {
-    for (entry, link) in attachment.links {
-        let Ok(program) = program(ebpf, entry) else { continue };
-        if let Err(error) = program.detach(link)
-            && !matches!(errno(&error), Some(libc::ENODEV | libc::ENXIO | libc::ENOENT | libc::EINVAL))
-        {
-            tracing::warn!(program = entry, %error, "cannot detach");
+    for attached in attachment.links {
+        match attached {
+            Attached::Tcx { link, pin } => unpin(&link, pin.as_deref()),
+            Attached::Netlink { entry, link } => {
+                let Ok(program) = program(ebpf, entry) else { continue };
+                if let Err(error) = program.detach(link)
+                    && !matches!(errno(&error), Some(libc::ENODEV | libc::ENXIO | libc::ENOENT | libc::EINVAL))
+                {
+                    tracing::warn!(program = entry, %error, "cannot detach");
+                }
+            }
         }
     }
 }
 
-fn tcx(
-    program: &mut SchedClassifier,
-    name: &str,
-    direction: TcAttachType,
-) -> Result<SchedClassifierLinkId, ProgramError> {
-    program.attach_with_options(name, direction, TcAttachOptions::TcxOrder(LinkOrder::first()))
+/// Leaves the programs where they are when this process ends: links that are pinned, and filters.
+pub(super) fn leave(ebpf: &mut Ebpf, attachment: Attachment) {
+    for attached in attachment.links {
+        match attached {
+            // Its pin holds it.
+            Attached::Tcx { link, .. } => drop(link),
+            Attached::Netlink { entry, link } => {
+                let Ok(program) = program(ebpf, entry) else { continue };
+                match program.take_link(link) {
+                    // Dropped, it would take the filter off.
+                    Ok(link) => std::mem::forget(link),
+                    Err(error) => tracing::warn!(program = entry, %error, "cannot leave the filter behind"),
+                }
+            }
+        }
+    }
 }
 
-fn netlink(
-    program: &mut SchedClassifier,
-    name: &str,
-    direction: TcAttachType,
-) -> Result<SchedClassifierLinkId, AttachError> {
+fn netlink(program: &mut SchedClassifier, hook: Hook<'_>) -> Result<SchedClassifierLinkId, AttachError> {
     let call = "attach by netlink";
+    let name = hook.name;
+    let direction = match hook.direction {
+        Direction::Ingress => TcAttachType::Ingress,
+        Direction::Egress => TcAttachType::Egress,
+    };
     if let Err(error) = qdisc_add_clsact(name) {
         match tc_errno(&error) {
             Some(libc::EEXIST) => {}

@@ -1,4 +1,4 @@
-//! The one call that aya has not: reading a hash map in batches, with or without taking the entries out
+//! Reading a hash map in batches, with or without taking the entries out
 //! (`BPF_MAP_LOOKUP_BATCH` and `BPF_MAP_LOOKUP_AND_DELETE_BATCH` of bpf(2), Linux 5.6).
 //!
 //! Batched, 10,000 entries take 2.3 ms; one by one, two system calls each.
@@ -9,6 +9,8 @@ use std::{
 };
 
 use tidegate_abi::Pod;
+
+use super::syscall::bpf;
 
 /// `enum bpf_cmd`
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
@@ -70,20 +72,14 @@ pub(super) fn read<K: Pod + Default, V: Pod + Default>(
         ..BatchAttr::default()
     };
     let command = if take { BPF_MAP_LOOKUP_AND_DELETE_BATCH } else { BPF_MAP_LOOKUP_BATCH };
-    // SAFETY: `attr` is laid out as the kernel's and outlives the call. `keys` and `values` hold `count` elements of
-    // types that are the map's (checked when it was opened) and take any bytes (`Pod`); the kernel writes no more
-    // than `count` of them. `in_batch` is null or points to a u32, `out_batch` points to a u32: what a hash map uses.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(&mut attr), size_of::<BatchAttr>()) };
-    let next = if result == 0 {
-        Some(Cursor(end))
-    } else {
-        let error = io::Error::last_os_error();
+    // SAFETY: `attr` is laid out as the kernel's. `keys` and `values` hold `count` elements of types that are the map's
+    // (checked when it was opened) and take any bytes (`Pod`); the kernel writes no more than `count` of them.
+    // `in_batch` is null or points to a u32, `out_batch` points to a u32: what a hash map uses. All outlive the call.
+    let next = match unsafe { bpf(command, &mut attr) } {
+        Ok(_zero) => Some(Cursor(end)),
         // Behind the last bucket; `count` says how many entries came with it.
-        if error.raw_os_error() != Some(libc::ENOENT) {
-            return Err(error);
-        }
-        None
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
+        Err(error) => return Err(error),
     };
     let count = (attr.count as usize).min(limit);
     Ok(Batch { entries: keys.into_iter().zip(values).take(count).collect(), next })

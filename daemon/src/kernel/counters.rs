@@ -3,10 +3,11 @@
 use std::ops::AddAssign;
 
 use aya::{
-    maps::{MapError, PerCpuValues},
+    Pod,
+    maps::{MapData, MapError, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
-use tidegate_abi::{CLASSES, Counters, SLOT_CACHE, SampleCounters, Slot, row};
+use tidegate_abi::{CLASSES, Counters, SLOT_CACHE, SampleCounters, SendTimes, Slot, row};
 
 use super::{
     object::{Abi, Object},
@@ -79,10 +80,10 @@ impl Ledger {
         }
     }
 
-    /// Whether an interface has rows of its own.
+    /// The slot whose rows are an interface's own; `None` where it has none.
     #[must_use]
-    pub(super) fn has(&self, ifindex: u32) -> bool {
-        self.slots.get(ifindex).is_some()
+    pub(super) fn slot(&self, ifindex: u32) -> Option<u32> {
+        self.slots.get(ifindex)
     }
 
     /// What an interface has counted since [`Self::open`]; `None` where it has no rows of its own.
@@ -110,15 +111,27 @@ pub(super) fn read_other(object: &Object) -> Result<Rows, MapError> {
 ///
 /// The system's.
 pub(super) fn read_samples(object: &Object) -> Result<SampleCounters, MapError> {
-    let mut sum = SampleCounters::default();
-    for Abi(cpu) in object.samples.get(&0, 0)?.iter() {
-        sum.sampled += cpu.sampled;
-        sum.forced += cpu.forced;
-        sum.forced_over_limit += cpu.forced_over_limit;
-        sum.inserted += cpu.inserted;
-        sum.inserts_over_limit += cpu.inserts_over_limit;
-        sum.insert_failed += cpu.insert_failed;
-        sum.no_flow += cpu.no_flow;
+    sum(&object.samples)
+}
+
+/// What all CPUs counted of `tcp_sendmsg` since the object was loaded.
+///
+/// # Errors
+///
+/// The system's.
+pub(super) fn read_sends(object: &Object) -> Result<SendTimes, MapError> {
+    sum(&object.sends)
+}
+
+/// The one entry of an array, over all CPUs.
+fn sum<T>(array: &PerCpuArray<MapData, Abi<T>>) -> Result<T, MapError>
+where
+    T: Default + AddAssign + Copy,
+    Abi<T>: Pod,
+{
+    let mut sum = T::default();
+    for Abi(cpu) in array.get(&0, 0)?.iter() {
+        sum += *cpu;
     }
     Ok(sum)
 }

@@ -11,6 +11,7 @@ use std::{
     collections::BTreeMap,
     io,
     os::fd::{AsFd, OwnedFd},
+    time::Instant,
 };
 
 use netlink_packet_core::{NetlinkBuffer, NlasIterator};
@@ -53,6 +54,7 @@ pub(super) struct Interfaces {
     set: LinkSet,
     buffer: Box<[u8]>,
     sequence: u32,
+    heard: Instant,
 }
 
 impl Interfaces {
@@ -73,7 +75,7 @@ impl Interfaces {
         let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
         // SAFETY: the descriptor is owned, and neither replaced nor closed while it is registered.
         let socket = unsafe { AsyncFd::register(socket) }?;
-        let mut this = Self { socket, set: LinkSet::default(), buffer, sequence: 0 };
+        let mut this = Self { socket, set: LinkSet::default(), buffer, sequence: 0, heard: Instant::now() };
         this.dump()?;
         Ok(this)
     }
@@ -90,6 +92,12 @@ impl Interfaces {
         rustix::net::netdevice::name_to_index(self.socket.get_ref(), name).ok()
     }
 
+    /// When the messages behind the last change began to be read.
+    #[must_use]
+    pub(super) const fn heard(&self) -> Instant {
+        self.heard
+    }
+
     /// Waits until interfaces may have changed. Safe to cancel.
     ///
     /// # Errors
@@ -98,6 +106,7 @@ impl Interfaces {
     pub(super) async fn changed(&mut self) -> io::Result<()> {
         loop {
             let mut ready = self.socket.readable().await?;
+            self.heard = Instant::now();
             let mut changed = false;
             loop {
                 match recv(self.socket.get_ref().as_fd(), &mut self.buffer[..], RecvFlags::TRUNC) {

@@ -24,13 +24,18 @@ mod counters;
 mod interfaces;
 mod object;
 mod patterns;
+mod pins;
 mod plan;
+mod policy;
+mod sends;
 mod slots;
+mod syscall;
+mod tcx;
 
-use std::{io, thread::JoinHandle};
+use std::{io, path::PathBuf, thread::JoinHandle, time::Duration};
 
 use serde::Serialize;
-use tidegate_abi::{FlowKey, FlowValue, SampleCounters};
+use tidegate_abi::{FlowKey, FlowValue, SampleCounters, SendTimes};
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::{
@@ -41,6 +46,9 @@ pub use self::{
     object::default_flow_capacity,
     patterns::{DEFAULT_INTERFACES, PatternError, Patterns},
     plan::Framing,
+    policy::{
+        DEFAULT_RULE, DroppedPacket, Enforced, Generation, InForce, OnStop, PolicyCounts, RuleAction, RuleCounts, Rules,
+    },
 };
 use crate::config::Attach;
 
@@ -48,6 +56,11 @@ use crate::config::Attach;
 const REQUESTS: usize = 16;
 /// Events that wait. They announce what [`Kernel::read`] tells anyway, so beyond this they are dropped and counted.
 const EVENTS: usize = 64;
+/// Policies that wait to be enforced, beside the one that is about to be: up to 8 MiB each.
+const POLICIES: usize = 1;
+/// Dropped packets that wait to be taken: the programs tell of at most 100 a second and CPU. Beyond this they are
+/// counted, as the rules' counters count them anyway.
+const DROPS: usize = 256;
 /// Entries of one [`Chunk`]: 475 KB while it lives.
 const CHUNK_ENTRIES: usize = 4096;
 /// Interfaces that went away and whose last counters wait for the next [`Kernel::read`]: 3 KB each. Beyond this
@@ -70,6 +83,8 @@ pub struct Unavailable {
 pub struct Options {
     /// Entries of the flow table; by the machine's memory where absent.
     pub flow_capacity: Option<u32>,
+    /// Folder of a BPF file system in which links are pinned; where absent they are not.
+    pub pins: Option<PathBuf>,
 }
 
 /// Which interfaces are to be watched, and how.
@@ -90,6 +105,9 @@ pub struct InterfaceCounters {
     pub ifindex: u32,
     /// What its packets start with.
     pub framing: Framing,
+    /// From reading the kernel's message that told of it until both directions were attached; `None` where it was there
+    /// at the start, or is watched since the patterns changed.
+    pub attached_after: Option<Duration>,
     /// What it counted since it has been watched; `None` where it counts as "other".
     pub rows: Option<Rows>,
 }
@@ -118,8 +136,12 @@ pub struct Readings {
     pub unavailable: Vec<Unavailable>,
     /// How programs are attached; `None` until the first was.
     pub attach: Option<AttachMode>,
+    /// Why TCX links end with the daemon; `None` where they are pinned, and without links.
+    pub not_pinned: Option<String>,
     /// Samples, since the programs were loaded.
     pub samples: SampleCounters,
+    /// Time spent in `tcp_sendmsg`, or why it is not known; `None` where nobody asked, and until it was tried.
+    pub sends: Option<Result<SendTimes, Unavailable>>,
     /// Entries that the flow table was made for; 0 where there is none.
     pub flow_capacity: u32,
     /// Events that nobody took in time, since the start.
@@ -196,13 +218,38 @@ enum Request {
     Flows { from: Option<Cursor>, take: bool, reply: Reply<Chunk> },
     Cost { reply: Reply<Cost> },
     CountRunTimes { on: bool, reply: Reply<()> },
-    Stop { reply: Reply<()> },
+    Ping { reply: Reply<()> },
+    TimeSends { on: bool, reply: Reply<()> },
+    PolicyCounts { from: u32, reply: Reply<PolicyCounts> },
+    Stop { on_stop: OnStop, reply: Reply<()> },
+}
+
+/// A policy on its way to the thread.
+#[derive(Debug)]
+struct Enforce {
+    generation: Option<Box<Generation>>,
+    reply: Reply<Enforced>,
 }
 
 /// Handle to the kernel side. It ends, and detaches, when it is stopped or the last handle is dropped.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     requests: mpsc::Sender<Request>,
+    /// Apart from the others: the thread takes the next one when the one before is in force.
+    policies: mpsc::Sender<Enforce>,
+}
+
+/// What [`Kernel::start`] makes.
+#[derive(Debug)]
+pub struct Started {
+    /// The handle.
+    pub kernel: Kernel,
+    /// What happens to interfaces.
+    pub events: mpsc::Receiver<Event>,
+    /// Packets that the policy dropped, as far as they are told of.
+    pub drops: mpsc::Receiver<DroppedPacket>,
+    /// The thread.
+    pub thread: JoinHandle<()>,
 }
 
 impl Kernel {
@@ -211,17 +258,44 @@ impl Kernel {
     /// # Errors
     ///
     /// Where the system gives no thread, or no event queue for it.
-    pub fn start(options: Options) -> io::Result<(Self, mpsc::Receiver<Event>, JoinHandle<()>)> {
+    pub fn start(options: Options) -> io::Result<Started> {
         let (requests, inbox) = mpsc::channel(REQUESTS);
+        let (policies, wanted) = mpsc::channel(POLICIES);
         let (outbox, events) = mpsc::channel(EVENTS);
+        let (told, drops) = mpsc::channel(DROPS);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let channels = actor::Channels { requests: inbox, policies: wanted, events: outbox, drops: told };
         let thread = std::thread::Builder::new()
             .name("kernel".into())
-            .spawn(move || runtime.block_on(actor::run(&options, inbox, outbox)))?;
-        Ok((Self { requests }, events, thread))
+            .spawn(move || runtime.block_on(actor::run(&options, channels)))?;
+        Ok(Started { kernel: Self { requests, policies }, events, drops, thread })
     }
 
-    /// Watches these interfaces from now on, and only these. Another way of attaching attaches all anew.
+    /// Enforces this policy, or none, in place of the one before. Returns once packets are judged by it: one write decides,
+    /// so that each packet meets the old one or the new one, whole. Until this was called for the first time no interface
+    /// is attached.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] where the programs are not loaded or there is no memory, [`KernelError::Map`] where the
+    /// kernel refuses. What was in force before stays then; where it was the first call, still nothing is attached.
+    pub async fn enforce(&self, generation: Option<Box<Generation>>) -> Result<Enforced, KernelError> {
+        let (reply, answer) = oneshot::channel();
+        self.policies.send(Enforce { generation, reply }).await.map_err(|_| KernelError::Stopped)?;
+        answer.await.map_err(|_| KernelError::Stopped)?
+    }
+
+    /// Reads the counters of the policy's rules, those of rule number `from` and the following ones.
+    ///
+    /// # Errors
+    ///
+    /// Where the programs are not loaded.
+    pub async fn policy_counts(&self, from: u32) -> Result<PolicyCounts, KernelError> {
+        self.ask(|reply| Request::PolicyCounts { from, reply }).await
+    }
+
+    /// Watches these interfaces from now on, and only these. Another way of attaching attaches all anew. Returns once
+    /// those that are there are watched, or it is known why not; that is not before [`Self::enforce`] said by which policy.
     ///
     /// # Errors
     ///
@@ -284,10 +358,25 @@ impl Kernel {
         self.ask(|reply| Request::CountRunTimes { on, reply }).await
     }
 
-    /// Takes all programs off and ends the thread.
-    pub async fn stop(&self) {
+    /// Asks whether the thread still serves: true once it answers, false where it has ended.
+    pub async fn ping(&self) -> bool {
+        self.ask(|reply| Request::Ping { reply }).await.is_ok()
+    }
+
+    /// Times each call of `tcp_sendmsg`, once the interfaces are attached and nothing else is asked, or no longer. Four
+    /// table operations a call.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Stopped`]. Where the kernel refuses, [`Readings::sends`] says why.
+    pub async fn time_sends(&self, on: bool) -> Result<(), KernelError> {
+        self.ask(|reply| Request::TimeSends { on, reply }).await
+    }
+
+    /// Ends the thread, and takes all programs off unless a policy is to stay in force.
+    pub async fn stop(&self, on_stop: OnStop) {
         // An error says that it had ended before.
-        let _ended = self.ask(|reply| Request::Stop { reply }).await;
+        let _ended = self.ask(|reply| Request::Stop { on_stop, reply }).await;
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, KernelError> {

@@ -4,16 +4,23 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, Pod,
-    maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, SchedClassifier},
 };
 use tidegate_abi::{
-    ABI_VERSION, Counters, FlowKey, FlowValue, SampleCounters, Settings, Slot,
-    maps::{ABI, COUNTERS, FLOWS, SAMPLES, SETTINGS, SLOT_CACHE, SLOT_HASH},
-    programs::{EGRESS, INGRESS, IP_EGRESS, IP_INGRESS},
+    ABI_VERSION, Counters, FlowKey, FlowValue, SampleCounters, SendTimes, Settings, Slot,
+    maps::{
+        ABI, COUNTERS, DROPS, FLOWS, LIMIT_PEERS, POLICY_LARGE, POLICY_SMALL, SAMPLES, SENDING, SENDS, SETTINGS,
+        SLOT_CACHE, SLOT_HASH,
+    },
+    policy::LimitPeer,
+    programs::{EGRESS, INGRESS, IP_EGRESS, IP_INGRESS, SEND_ENTRY, SEND_EXIT},
 };
 
-use super::{Cost, Unavailable, cost};
+use super::{
+    Cost, Unavailable, cost,
+    policy::{Policy, Ring, Slots},
+};
 
 /// The committed object. aya wants it aligned as an ELF header is.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/probes/tidegate-probes.o");
@@ -45,6 +52,16 @@ pub(super) struct Object {
     pub samples: PerCpuArray<MapData, Abi<SampleCounters>>,
     /// The flow table.
     pub flows: HashMap<MapData, Abi<FlowKey>, Abi<FlowValue>>,
+    /// Time spent in `tcp_sendmsg`.
+    pub sends: PerCpuArray<MapData, Abi<SendTimes>>,
+    /// Calls of it under way, by thread; only its cost is of interest here.
+    sending: HashMap<MapData, u64, u64>,
+    /// Rates by peer; only its cost is of interest here.
+    limit_peers: HashMap<MapData, Abi<LimitPeer>, u64>,
+    /// What packets are judged by.
+    pub policy: Policy,
+    /// Packets that it drops.
+    pub drops: Ring,
     /// Entries that the flow table was made with.
     pub flow_capacity: u32,
 }
@@ -70,6 +87,14 @@ pub(super) enum LoadError {
         name: &'static str,
         /// Why.
         source: MapError,
+    },
+    /// A map's descriptor cannot be waited for.
+    #[error("descriptor of map {name}: {source}")]
+    Descriptor {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: std::io::Error,
     },
     /// The object lacks a map or program.
     #[error("the eBPF object has no {name}; rebuild it with `cargo xtask ebpf`")]
@@ -98,7 +123,8 @@ impl LoadError {
         Unavailable { what: "traffic".into(), why: one_line(&describe(self)), fix: fix.into() }
     }
 
-    fn errno(&self) -> Option<i32> {
+    /// The system's answer, where it gave one.
+    pub(super) fn errno(&self) -> Option<i32> {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = cause {
             if let Some(io) = error.downcast_ref::<std::io::Error>() {
@@ -125,10 +151,11 @@ pub(super) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// The verifier's log has thousands of lines; its last ones say why.
-fn one_line(text: &str) -> String {
+/// The verifier's log has thousands of lines; its last ones say why. One that is empty is not announced.
+pub(super) fn one_line(text: &str) -> String {
     const KEPT: usize = 400;
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = line.trim_end_matches(". Verifier output:").to_owned();
     if line.len() <= 2 * KEPT {
         return line;
     }
@@ -186,6 +213,8 @@ pub(super) fn load(flow_capacity: Option<u32>) -> Result<Object, LoadError> {
     if abi.len() != ABI_VERSION {
         return Err(LoadError::Version { found: abi.len() });
     }
+    let slots = Slots::new(slot(&mut ebpf, POLICY_SMALL)?, slot(&mut ebpf, POLICY_LARGE)?);
+    let ring: RingBuf<_> = taken(&mut ebpf, DROPS)?;
     let mut object = Object {
         counters: taken(&mut ebpf, COUNTERS)?,
         slot_cache: taken(&mut ebpf, SLOT_CACHE)?,
@@ -193,6 +222,11 @@ pub(super) fn load(flow_capacity: Option<u32>) -> Result<Object, LoadError> {
         settings: taken(&mut ebpf, SETTINGS)?,
         samples: taken(&mut ebpf, SAMPLES)?,
         flows: taken(&mut ebpf, FLOWS)?,
+        sends: taken(&mut ebpf, SENDS)?,
+        sending: taken(&mut ebpf, SENDING)?,
+        limit_peers: taken(&mut ebpf, LIMIT_PEERS)?,
+        policy: Policy::new(slots),
+        drops: Ring::new(ring).map_err(|source| LoadError::Descriptor { name: DROPS, source })?,
         flow_capacity,
         ebpf,
     };
@@ -210,7 +244,7 @@ impl Object {
 
     /// What programs and maps cost.
     pub(super) fn cost(&self) -> Cost {
-        let programs = PROGRAMS.into_iter().filter_map(|name| {
+        let programs = PROGRAMS.into_iter().chain([SEND_ENTRY, SEND_EXIT]).filter_map(|name| {
             let fd = self.ebpf.program(name)?.fd().ok()?;
             Some(cost::program(name, fd.as_fd()))
         });
@@ -221,6 +255,9 @@ impl Object {
             cost::map(SETTINGS, self.settings.map().fd()),
             cost::map(SAMPLES, self.samples.map().fd()),
             cost::map(FLOWS, self.flows.map().fd()),
+            cost::map(SENDS, self.sends.map().fd()),
+            cost::map(SENDING, self.sending.map().fd()),
+            cost::map(LIMIT_PEERS, self.limit_peers.map().fd()),
         ];
         Cost { programs: programs.collect(), maps, run_times_unavailable: None }
     }
@@ -244,9 +281,17 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a 
         .map_err(|source| LoadError::Program { name, source })
 }
 
-fn taken<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, LoadError> {
+pub(super) fn taken<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, LoadError> {
     let map = ebpf.take_map(name).ok_or(LoadError::Missing { name })?;
     M::try_from(map).map_err(|source| LoadError::Map { name, source })
+}
+
+/// A map of maps, as the policy writes it.
+fn slot(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, LoadError> {
+    match ebpf.take_map(name).ok_or(LoadError::Missing { name })? {
+        Map::ArrayOfMaps(map) => Ok(map),
+        _ => Err(LoadError::Missing { name }),
+    }
 }
 
 #[cfg(test)]
@@ -262,6 +307,7 @@ mod tests {
     #[test]
     fn a_long_verifier_log_keeps_its_beginning_and_its_end() {
         let line = one_line(&format!("begin\n{}\nend", "ä instruction\n".repeat(1000)));
+        assert_eq!(one_line("refused (os error 1). Verifier output: \n"), "refused (os error 1)");
         assert!(line.starts_with("begin ä") && line.ends_with("end") && line.len() < 1000, "{line}");
     }
 }

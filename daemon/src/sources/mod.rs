@@ -4,6 +4,8 @@
 pub mod host;
 pub mod ingest;
 pub mod loss;
+mod outbox;
+pub mod policy;
 pub mod spool;
 pub mod traffic;
 
@@ -11,7 +13,7 @@ use std::sync::Arc;
 
 use tidegate_spool::{Append, AppendError, LaneId, Spool};
 
-use crate::record::{Clock, Record, Stream};
+use crate::record::{Clock, Record, Stamp, Stream};
 
 /// Lanes of the daemon's spool, in the order of its options.
 pub mod lane {
@@ -44,6 +46,11 @@ impl Sink {
     #[must_use]
     pub fn new(spool: Spool, clock: Clock) -> Self {
         Self { store: Store::Spool(spool), clock }
+    }
+
+    /// What a record that is put now is stamped with.
+    pub(crate) fn now(&self) -> Stamp {
+        self.clock.now()
     }
 
     /// The streams `ingest/NAME` that the spool has numbered so far.

@@ -17,10 +17,11 @@ pub use self::{
     spool::SpoolStatus,
 };
 use crate::{
-    config::Config,
+    config::{Config, Shown},
+    control::{BundleStatus, ConfigStatus, commands::CommandsStatus},
     kernel::{AttachMode, Kernel},
     record::{Clock, Uuid},
-    sources::{host::HostStatus, ingest::IngestStatus, traffic::TrafficStatus},
+    sources::{host::HostStatus, ingest::IngestStatus, policy::PolicyStatus, traffic::TrafficStatus},
     uplink::{Feature, Features, UplinkStatus},
 };
 
@@ -45,40 +46,24 @@ pub struct Status {
     pub ts_ms: u64,
     /// Whether the wall clock has been set.
     pub clock_synced: bool,
-    /// The configuration that runs, against the files.
-    pub configuration: Reload,
+    /// The configuration that runs, against the files and what is desired.
+    pub configuration: ConfigStatus,
     /// The broker.
     pub uplink: UplinkStatus,
     /// Records on disk.
     pub spool: SpoolStatus,
     /// Watching.
     pub traffic: TrafficStatus,
+    /// Policies that are desired, and the one that is enforced.
+    pub bundles: BundleStatus,
+    /// Guarding.
+    pub policy: PolicyStatus,
     /// The machine's own telemetry.
     pub host: HostStatus,
     /// Records from local programs.
     pub ingest: IngestStatus,
-}
-
-/// What became of the last reading of the local configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case", tag = "state")]
-pub enum Reload {
-    /// It runs.
-    Running {
-        /// Changed keys that take effect with the next start only.
-        pending_restart: Vec<&'static str>,
-    },
-    /// It is wrong; the one before runs.
-    Refused {
-        /// What is wrong with it.
-        errors: Vec<String>,
-    },
-}
-
-impl Default for Reload {
-    fn default() -> Self {
-        Self::Running { pending_restart: Vec::new() }
-    }
+    /// Requests over MQTT.
+    pub commands: CommandsStatus,
 }
 
 /// Where the parts publish, each through its own sender.
@@ -88,12 +73,20 @@ pub struct Publishers {
     pub uplink: watch::Sender<UplinkStatus>,
     /// For the traffic source.
     pub traffic: watch::Sender<TrafficStatus>,
+    /// For the policy source.
+    pub policy: watch::Sender<PolicyStatus>,
     /// For the host source.
     pub host: watch::Sender<HostStatus>,
     /// For the ingest source.
     pub ingest: watch::Sender<IngestStatus>,
-    /// For the wiring.
-    pub reload: watch::Sender<Reload>,
+    /// For the commands.
+    pub commands: watch::Sender<CommandsStatus>,
+    /// For control.
+    pub configuration: watch::Sender<ConfigStatus>,
+    /// For control, too: the policy.
+    pub bundles: watch::Sender<BundleStatus>,
+    /// For control, too: the keys.
+    pub shown: watch::Sender<Shown>,
 }
 
 /// Reads what the parts publish.
@@ -102,12 +95,16 @@ pub struct Board {
     started: Instant,
     clock: Clock,
     config: watch::Receiver<Arc<Config>>,
-    reload: watch::Receiver<Reload>,
+    configuration: watch::Receiver<ConfigStatus>,
+    bundles: watch::Receiver<BundleStatus>,
+    shown: watch::Receiver<Shown>,
     uplink: watch::Receiver<UplinkStatus>,
     spool: watch::Receiver<Stats>,
     traffic: watch::Receiver<TrafficStatus>,
+    policy: watch::Receiver<PolicyStatus>,
     host: watch::Receiver<HostStatus>,
     ingest: watch::Receiver<IngestStatus>,
+    commands: watch::Receiver<CommandsStatus>,
     kernel: Kernel,
 }
 
@@ -122,27 +119,39 @@ impl Board {
     ) -> (Self, Publishers) {
         let (uplink_sender, uplink) = watch::channel(UplinkStatus::default());
         let (traffic_sender, traffic) = watch::channel(TrafficStatus::default());
+        let (policy_sender, policy) = watch::channel(PolicyStatus::default());
         let (host_sender, host) = watch::channel(HostStatus::default());
         let (ingest_sender, ingest) = watch::channel(IngestStatus::default());
-        let (reload_sender, reload) = watch::channel(Reload::default());
+        let (commands_sender, commands) = watch::channel(CommandsStatus::default());
+        let (configuration_sender, configuration) = watch::channel(ConfigStatus::default());
+        let (bundles_sender, bundles) = watch::channel(BundleStatus::default());
+        let (shown_sender, shown) = watch::channel(Shown::default());
         let board = Self {
             started: Instant::now(),
             clock,
             config,
-            reload,
+            configuration,
+            bundles,
+            shown,
             uplink,
             spool: spool.stats(),
             traffic,
+            policy,
             host,
             ingest,
+            commands,
             kernel,
         };
         let publishers = Publishers {
             uplink: uplink_sender,
             traffic: traffic_sender,
+            policy: policy_sender,
             host: host_sender,
             ingest: ingest_sender,
-            reload: reload_sender,
+            commands: commands_sender,
+            configuration: configuration_sender,
+            bundles: bundles_sender,
+            shown: shown_sender,
         };
         (board, publishers)
     }
@@ -161,16 +170,38 @@ impl Board {
             up_s: self.started.elapsed().as_secs(),
             ts_ms: now.ts_ms,
             clock_synced: now.synced,
-            configuration: self.reload.borrow().clone(),
+            configuration: self.configuration.borrow().clone(),
+            bundles: self.bundles.borrow().clone(),
             uplink: self.uplink.borrow().clone(),
             spool: SpoolStatus::from(&*self.spool.borrow()),
             traffic: self.traffic.borrow().clone(),
+            policy: self.policy.borrow().clone(),
             host: self.host.borrow().clone(),
             ingest: self.ingest.borrow().clone(),
+            commands: self.commands.borrow().clone(),
         };
         status.problems = problems(&status);
         status.ok = status.problems.is_empty();
         status
+    }
+
+    /// The configuration that runs, and where each key comes from.
+    #[must_use]
+    pub fn configuration(&self) -> Shown {
+        self.shown.borrow().clone()
+    }
+
+    /// Which policies are desired, and which one is enforced.
+    #[must_use]
+    pub fn bundles(&self) -> BundleStatus {
+        self.bundles.borrow().clone()
+    }
+
+    /// Waits until the interfaces that were there at the start are watched, or it is known why not.
+    pub async fn settled(&self) {
+        // An error says that the source has ended, which it says itself.
+        let mut traffic = self.traffic.clone();
+        let _settled = traffic.wait_for(|traffic| traffic.settled).await;
     }
 
     /// Names of the watched interfaces, by index.
@@ -178,6 +209,12 @@ impl Board {
     pub fn interface_names(&self) -> BTreeMap<u32, String> {
         let traffic = self.traffic.borrow();
         traffic.interfaces.iter().map(|interface| (interface.ifindex, interface.interface.clone())).collect()
+    }
+
+    /// Gateway id.
+    #[must_use]
+    pub fn gateway(&self) -> String {
+        self.config.borrow().gateway.id.clone()
     }
 
     /// The kernel side, for what is streamed rather than published.
@@ -214,6 +251,13 @@ impl Board {
                 reason: Some(traffic.attach.map_or("no interface is watched yet", AttachMode::name).to_owned()),
             },
         };
+        let pinning = (traffic.attach == Some(AttachMode::Tcx))
+            .then(|| Feature { available: traffic.not_pinned.is_none(), reason: traffic.not_pinned.clone() });
+        let timing = match (&traffic.tcp_sendmsg, &traffic.tcp_sendmsg_unavailable) {
+            (Some(_), _) => Some(Feature { available: true, reason: None }),
+            (None, Some(missing)) => Some(Feature { available: false, reason: Some(missing.why.clone()) }),
+            (None, None) => None,
+        };
         drop(traffic);
         let spool = self.spool.borrow_and_update();
         let storing = Feature {
@@ -223,6 +267,9 @@ impl Board {
                 Some(spool.io_reason.as_ref().map_or(io.clone(), |reason| format!("{io}: {reason}")))
             }),
         };
-        Features::from([("traffic".into(), watching), ("spool".into(), storing)])
+        let mut features = Features::from([("traffic".into(), watching), ("spool".into(), storing)]);
+        features.extend(pinning.map(|pinning| ("pinned_links".into(), pinning)));
+        features.extend(timing.map(|timing| ("tcp_sendmsg".into(), timing)));
+        features
     }
 }

@@ -1,9 +1,16 @@
-//! What is wrong, worst first, each with the next step. Pure: a status in, a list out.
+//! What is wrong, worst first, each with the next step. Pure but for the clock: a status in, a list out.
+
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Reload, Status};
-use crate::uplink::LinkState;
+use super::Status;
+use crate::{
+    config::DriftKind,
+    control::{BundleStatus, ConfigStatus, Reload, SourceStatus, State},
+    sources::host::Certificate,
+    uplink::LinkState,
+};
 
 /// Something that a person should know or do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -31,6 +38,11 @@ pub enum Severity {
 /// Share of the cap from which a filling spool is a problem.
 const NEARLY_FULL_PERCENT: u64 = 80;
 
+/// For reading desired state in a connection that works: a slow link brings the largest documents in that time.
+const READ_WITHIN: Duration = Duration::from_mins(5);
+/// Of a list that strangers can make long, so many are named.
+const MAX_NAMED: usize = 3;
+
 /// All problems of this status, the worst first.
 #[must_use]
 pub fn problems(status: &Status) -> Vec<Problem> {
@@ -44,7 +56,7 @@ pub fn problems(status: &Status) -> Vec<Problem> {
         add(
             Severity::Loss,
             format!("the spool accepts nothing: {reason}"),
-            "free space on its disk or mend the folder ([spool] dir); it is tried again by itself",
+            "free space on its disk, mount it, or mend the folder ([spool] dir); it is tried again by itself",
         );
     }
     if spool.max_size_bytes > 0 && spool.bytes > spool.max_size_bytes / 100 * NEARLY_FULL_PERCENT {
@@ -61,7 +73,7 @@ pub fn problems(status: &Status) -> Vec<Problem> {
         LinkState::NotProvisioned => add(
             Severity::Down,
             "not provisioned: there is no broker to deliver to".into(),
-            "set [mqtt] url in the configuration; records wait in the spool",
+            "put a provision.toml into /etc/tidegate (docs/provisioning.md) and restart, or set [mqtt] url; records wait in the spool",
         ),
         LinkState::Unreachable | LinkState::BackingOff => add(
             Severity::Down,
@@ -69,6 +81,33 @@ pub fn problems(status: &Status) -> Vec<Problem> {
             "check the link, [mqtt] url and credentials; records wait in the spool",
         ),
         LinkState::Connecting | LinkState::Connected => {}
+    }
+    if !uplink.forbidden.is_empty() {
+        let some: Vec<_> = uplink.forbidden.iter().take(MAX_NAMED).map(String::as_str).collect();
+        let more = uplink.forbidden.len() - some.len();
+        let more = if more > 0 { format!("; and {more} more (uplink.forbidden)") } else { String::new() };
+        add(
+            Severity::Degraded,
+            format!("the broker does not let this gateway {}{more}", some.join("; ")),
+            "complete the broker's access list (docs/broker.md); what is forbidden is tried again with each connect",
+        );
+    }
+    if let Some(since) = uplink.reading_since.filter(|since| since.elapsed() >= READ_WITHIN) {
+        add(
+            Severity::Degraded,
+            format!("desired state has not been read in full for {} s", since.elapsed().as_secs()),
+            "let the gateway read and write echo/desired, and read its own …/desired and …/reported (docs/broker.md)",
+        );
+    }
+    if let Some(reason) = &uplink.not_renewed {
+        add(
+            Severity::Degraded,
+            format!("replaced credentials are not used: {reason}"),
+            "mend the file, which is looked at every 30 s; the connection goes on with those before",
+        );
+    }
+    for warning in status.host.last.iter().flat_map(|sample| &sample.certificates).filter_map(Certificate::warning) {
+        add(Severity::Degraded, warning, "replace the file with a renewed one; it is taken over within 30 s");
     }
     if let (true, Some(reason)) = (uplink.held > 0, &uplink.held_reason) {
         add(
@@ -87,19 +126,8 @@ pub fn problems(status: &Status) -> Vec<Problem> {
             "exclude it with \"!NAME\" in [traffic] interfaces if that is right",
         );
     }
-    match &status.configuration {
-        Reload::Refused { errors } => add(
-            Severity::Degraded,
-            format!("the changed configuration is refused: {}", errors.join("; ")),
-            "mend it (tidegate check-config) and send SIGHUP; the running one stays until then",
-        ),
-        Reload::Running { pending_restart } if !pending_restart.is_empty() => add(
-            Severity::Degraded,
-            format!("changed, but needs a restart: {}", pending_restart.join(", ")),
-            "restart the daemon; nothing that is in the spool is lost",
-        ),
-        Reload::Running { .. } => {}
-    }
+    configuration(&status.configuration, &mut add);
+    policy(&status.bundles, &mut add);
     if !status.clock_synced {
         add(
             Severity::Degraded,
@@ -109,4 +137,152 @@ pub fn problems(status: &Status) -> Vec<Problem> {
     }
     found.sort_by_key(|problem| problem.severity);
     found
+}
+
+/// What is wrong with the configuration, local and remote.
+fn configuration(status: &ConfigStatus, add: &mut impl FnMut(Severity, String, &str)) {
+    match &status.local {
+        Reload::Refused { errors } => add(
+            Severity::Degraded,
+            format!("the changed configuration is refused: {}", errors.join("; ")),
+            "mend it (tidegate check-config), then: systemctl reload tidegate (or SIGHUP); the running one stays until then",
+        ),
+        Reload::Running { pending_restart } if !pending_restart.is_empty() => add(
+            Severity::Degraded,
+            format!("changed, but needs a restart: {}", pending_restart.join(", ")),
+            "systemctl restart tidegate (or stop it and start it again); nothing that is in the spool is lost",
+        ),
+        Reload::Running { .. } => {}
+    }
+    let told = matches!(&status.local, Reload::Refused { errors } if *errors == status.broken);
+    if !status.broken.is_empty() && !told {
+        add(
+            Severity::Degraded,
+            format!(
+                "the configuration on disk is wrong, and the daemon would not start with it: {}",
+                status.broken.join("; ")
+            ),
+            "mend it (tidegate check-config) before anything restarts the daemon; what runs is not concerned",
+        );
+    }
+    for remote in &status.remote {
+        let source = &remote.source;
+        let which = remote.version.map_or_else(|| "message".to_owned(), |version| format!("version {version}"));
+        let reason = remote.reason.as_deref().unwrap_or("no reason given");
+        match remote.state {
+            State::Refused => add(
+                Severity::Degraded,
+                format!("the remote configuration for {source}, {which}, is refused: {reason}"),
+                "publish a corrected document with a higher version; what was confirmed before runs until then",
+            ),
+            State::RolledBack => add(
+                Severity::Degraded,
+                format!("the remote configuration for {source}, {which}, was rolled back: {reason}"),
+                "see what it does to the link; it is tried again by itself at most three times, then by cmd/retry",
+            ),
+            State::Pending if remote.reason.is_some() => add(
+                Severity::Degraded,
+                format!("the remote configuration for {source}, {which}, waits: {reason}"),
+                "it is tried by itself once that is mended",
+            ),
+            State::Pending | State::Applied | State::Confirmed | State::PendingRestart | State::Expired => {}
+        }
+    }
+    if let Some(reason) = &status.memory {
+        add(Severity::Degraded, reason.clone(), "free space on the disk of the state folder, or mend it");
+    }
+    // What is desired and does not run has its reason above; what overrides the local layers is meant to.
+    let waits =
+        |key: &&str| matches!(&status.local, Reload::Running { pending_restart } if pending_restart.contains(key));
+    let unread = status.drift.iter().filter(|(_, kind)| **kind == DriftKind::Unread).map(|(key, _)| *key);
+    let unread: Vec<_> = unread.filter(|key| !waits(key)).collect();
+    if !unread.is_empty() {
+        add(
+            Severity::Degraded,
+            format!("the files say something that does not run: {}", unread.join(", ")),
+            "systemctl reload tidegate (or SIGHUP), or undo the change; tidegate config show --origin tells what runs",
+        );
+    }
+}
+
+/// What is wrong with the policy that is desired.
+fn policy(status: &BundleStatus, add: &mut impl FnMut(Severity, String, &str)) {
+    if let Some(reason) = &status.not_enforced {
+        add(
+            Severity::Down,
+            format!("the policy is not enforced: {reason}"),
+            "mend that; it is tried again every 30 s, and at once by cmd/retry",
+        );
+    }
+    if status.open_until_ms.is_some() {
+        add(
+            Severity::Degraded,
+            "a person has opened the gateway: no policy is enforced".into(),
+            "it ends by itself; tidegate policy open --end ends it now",
+        );
+    }
+    for SourceStatus { source, state, version, reason, .. } in &status.sources {
+        let which = version.map_or_else(|| "message".to_owned(), |version| format!("version {version}"));
+        let reason = reason.as_deref().unwrap_or("no reason given");
+        match state {
+            State::Refused if status.not_enforced.is_none() => add(
+                Severity::Degraded,
+                format!("the policy for {source}, {which}, is refused: {reason}"),
+                "publish a corrected one with a higher version; what was enforced before is until then",
+            ),
+            State::RolledBack => add(
+                Severity::Degraded,
+                format!("the policy for {source}, {which}, was rolled back: {reason}"),
+                "see whether it drops the way to the broker (tidegate policy test); it is tried again at most three times, then by cmd/retry",
+            ),
+            State::Expired => add(
+                Severity::Degraded,
+                format!("the policy for {source}, {which}, has expired and is no longer enforced"),
+                "publish one with a higher version and a later not_after",
+            ),
+            _ => {}
+        }
+    }
+    if let Some(reason) = &status.memory {
+        add(Severity::Degraded, reason.clone(), "free space on the disk of the state folder, or mend it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, advance};
+
+    use super::*;
+
+    fn found(status: &Status) -> Vec<String> {
+        problems(status).into_iter().map(|problem| problem.what).filter(|what| !what.contains("clock")).collect()
+    }
+
+    fn connected() -> Status {
+        let mut status = Status::default();
+        status.uplink.state = LinkState::Connected;
+        status
+    }
+
+    #[test]
+    fn what_the_broker_forbids_is_named_and_a_long_list_is_counted() {
+        let mut status = connected();
+        assert_eq!(found(&status), [""; 0]);
+        status.uplink.forbidden = (1..=5).map(|topic| format!("subscribe to {topic}: not authorized")).collect();
+        let [what] = &found(&status)[..] else { panic!("{:?}", found(&status)) };
+        assert!(
+            what.contains("subscribe to 1: not authorized; ") && what.ends_with("; and 2 more (uplink.forbidden)"),
+            "{what}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn desired_state_may_take_minutes_to_read_and_no_longer() {
+        let mut status = connected();
+        status.uplink.reading_since = Some(Instant::now());
+        advance(Duration::from_secs(299)).await;
+        assert_eq!(found(&status), [""; 0]);
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(found(&status), ["desired state has not been read in full for 300 s"]);
+    }
 }

@@ -17,25 +17,16 @@
 //! tells it that nothing was in flight. For a client of QoS 1 this is sound: the broker keeps no state for what
 //! it has acknowledged, and what it has not comes again as a new PUBLISH.
 
-use std::{
-    error::Error as _,
-    io,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{error::Error as _, io, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use rumqttc::{
     AsyncClient, ClientError, ConnectionError, Event, EventLoop, LastWill, MqttOptions, Outgoing, PersistedAckMode,
     PersistedSession, PublishNoticeError, PublishOptions, PublishResult, SessionStore, SessionStoreError,
-    SessionStoreKey, StateError, SubscribeNoticeError, TlsConfiguration, TlsError, Transport,
+    SessionStoreKey, StateError, SubscribeFilterInput, SubscribeNoticeError, TlsConfiguration, TlsError, Transport,
     mqttbytes::{
         QoS,
-        v5::{ConnAck, ConnectReturnCode, DisconnectReasonCode, Packet, PubAckReason},
+        v5::{ConnAck, ConnectReturnCode, DisconnectReasonCode, Packet, PubAckReason, Publish, PublishProperties},
     },
 };
 use tokio::{
@@ -44,8 +35,13 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{net, refusal::Refusal, tls};
-use crate::config::Broker;
+use super::{
+    arrivals::{Arrival, Arrivals, Returned},
+    net,
+    refusal::Refusal,
+    tls,
+};
+use crate::{config::Broker, control::link::Subject};
 
 /// Name, address, TLS handshake and CONNACK together: a TLS handshake over a modem takes a few seconds.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
@@ -53,15 +49,16 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 /// Maximum Packet Size that is announced (design, MQTT): a broker discards what is larger.
 const MAX_INCOMING_PACKET_BYTES: u32 = 8 << 20;
 
-/// Messages from the broker that wait for the session. It takes them at once; a broker that floods us finds the
-/// channel full, and what exceeds it is counted and dropped. Each is at most [`MAX_INBOX_PAYLOAD_BYTES`].
-const INBOX_MESSAGES: usize = 16;
+/// Our own messages that came back and wait for the session: it has sent one of each kind at most.
+const RETURNED: usize = 4;
 
-/// What comes to the inbox is our own nonce: anything longer is not.
-const MAX_INBOX_PAYLOAD_BYTES: usize = 256;
+/// From this size on, a packet's buffer is not the library's to keep.
+const LARGE_PACKET_BYTES: usize = 64 << 10;
 
-/// Requests beside the records in flight: birth, will's counterpart, nonces, the subscription.
-const SPARE_REQUESTS: usize = 16;
+/// Requests beside the records in flight: birth, will's counterpart, nonces, reports, answers, and subscriptions: 16 groups
+/// and the gateway itself, for each subject, each with its own verdict.
+const SPARE_REQUESTS: usize = 128;
+const _: () = assert!(SPARE_REQUESTS > 32 + 17 * Subject::ALL.len());
 
 /// Publishes that the library writes before it flushes: one system call for many small records.
 const WRITE_BATCH: usize = 64;
@@ -112,8 +109,8 @@ pub(super) struct Options {
     pub(super) session_expiry: Duration,
     /// Published by the broker, retained, when we vanish.
     pub(super) will: Message,
-    /// The topic whose messages are handed over; others are counted and dropped.
-    pub(super) inbox: String,
+    /// Takes what the broker sends.
+    pub(super) arrivals: Arc<Arrivals>,
     /// Publishes at QoS 1 before the first is acknowledged, at most.
     pub(super) max_in_flight: u16,
 }
@@ -142,6 +139,15 @@ pub(super) enum Outcome {
     Refused(Refusal),
     /// The connection ended first: nobody knows.
     Unknown,
+}
+
+/// What the broker does with what comes for us while we are not connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhileAway {
+    /// Nothing (`QoS` 0): our own echo is of no use to a later connection.
+    Forget,
+    /// It queues it, as far as it keeps the session (`QoS` 1).
+    Keep,
 }
 
 /// Why a publish was not even tried; the message comes back.
@@ -193,8 +199,8 @@ impl LinkError {
 #[derive(Debug)]
 pub(super) struct Connection {
     client: AsyncClient,
-    inbox: mpsc::Receiver<Bytes>,
-    unexpected: Arc<AtomicU64>,
+    returned: mpsc::Receiver<Returned>,
+    arrivals: Arc<Arrivals>,
     poller: AbortOnDropHandle<LinkError>,
 }
 
@@ -205,16 +211,15 @@ impl Connection {
     ///
     /// See [`LinkError`].
     pub(super) async fn open(options: Options) -> Result<(Self, Granted), LinkError> {
-        let inbox_topic = options.inbox.clone();
+        let arrivals = Arc::clone(&options.arrivals);
         // Whoever respects `max_in_flight` never finds the queue full.
         let requests = usize::from(options.max_in_flight) + SPARE_REQUESTS;
         let (client, event_loop) = AsyncClient::builder(library_options(options)).capacity(requests).build();
         let (granted, accepted) = oneshot::channel();
-        let (messages, inbox) = mpsc::channel(INBOX_MESSAGES);
-        let unexpected = Arc::new(AtomicU64::new(0));
-        let driver = Driver { inbox_topic, messages, unexpected: Arc::clone(&unexpected), granted: Some(granted) };
+        let (came_back, returned) = mpsc::channel(RETURNED);
+        let driver = Driver { arrivals: Arc::clone(&arrivals), came_back, granted: Some(granted), last_large: None };
         let poller = AbortOnDropHandle::new(tokio::spawn(driver.run(event_loop)));
-        let mut connection = Self { client, inbox, unexpected, poller };
+        let mut connection = Self { client, returned, arrivals, poller };
         match accepted.await {
             Ok(granted) => Ok((connection, granted)),
             Err(_) => Err(connection.closed().await),
@@ -231,22 +236,51 @@ impl Connection {
         message: Message,
         retain: bool,
     ) -> Result<impl Future<Output = Outcome> + Send + use<>, NotSent> {
-        let options = PublishOptions::at_least_once().retain(retain);
-        match self.client.try_publish_tracked(message.topic, message.payload, options) {
-            Ok(notice) => Ok(async move { outcome(&notice.wait_async().await) }),
-            Err(ClientError::InvalidRequest(_)) => Err(NotSent::BadTopic),
-            Err(_) => Err(NotSent::Closed),
-        }
+        self.publish_with(message, PublishOptions::at_least_once().retain(retain))
     }
 
-    /// Subscribes at QoS 0 without waiting: what is for us only while we are connected must not be queued for us
-    /// by the broker when we are not. The future resolves with whether the broker grants it.
+    /// Publishes the answer to a request, which carries back what that one brought.
     ///
     /// # Errors
     ///
     /// [`NotSent`].
-    pub(super) fn subscribe(&self, filter: &str) -> Result<impl Future<Output = Outcome> + Send + use<>, NotSent> {
-        match self.client.try_subscribe_tracked(filter, QoS::AtMostOnce) {
+    pub(super) fn reply(
+        &self,
+        message: Message,
+        correlation_data: Option<Bytes>,
+    ) -> Result<impl Future<Output = Outcome> + Send + use<>, NotSent> {
+        let properties = PublishProperties { correlation_data, ..PublishProperties::default() };
+        self.publish_with(message, PublishOptions::at_least_once().properties(properties))
+    }
+
+    fn publish_with(
+        &self,
+        message: Message,
+        options: PublishOptions,
+    ) -> Result<impl Future<Output = Outcome> + Send + use<>, NotSent> {
+        match self.client.try_publish_tracked(message.topic, message.payload, options) {
+            Ok(notice) => Ok(async move { outcome(&notice.wait_async().await) }),
+            Err(error) => Err(not_sent(&error)),
+        }
+    }
+
+    /// Subscribes without waiting. The future resolves with whether the broker grants it.
+    ///
+    /// # Errors
+    ///
+    /// [`NotSent`].
+    pub(super) fn subscribe(
+        &self,
+        filter: &str,
+        away: WhileAway,
+    ) -> Result<impl Future<Output = Outcome> + Send + use<>, NotSent> {
+        let qos = match away {
+            WhileAway::Forget => QoS::AtMostOnce,
+            WhileAway::Keep => QoS::AtLeastOnce,
+        };
+        // With Retain As Published, whoever sets the retain flag is known also while we listen.
+        let filter = SubscribeFilterInput::new(filter, qos).preserve_retain(true);
+        match self.client.try_subscribe_many_tracked([filter]) {
             Ok(notice) => Ok(async move {
                 match notice.wait_completion_async().await {
                     Ok(()) => Outcome::Acknowledged,
@@ -254,22 +288,38 @@ impl Connection {
                     Err(_) => Outcome::Unknown,
                 }
             }),
-            Err(ClientError::InvalidRequest(_)) => Err(NotSent::BadTopic),
-            Err(_) => Err(NotSent::Closed),
+            Err(error) => Err(not_sent(&error)),
         }
     }
 
-    /// The next message to the inbox, or why the connection ended. Cancelling loses nothing.
-    pub(super) async fn next(&mut self) -> Result<Bytes, LinkError> {
-        match self.inbox.recv().await {
-            Some(payload) => Ok(payload),
+    /// Ends a subscription without waiting; that there was none is no failure.
+    ///
+    /// # Errors
+    ///
+    /// [`NotSent`].
+    pub(super) fn unsubscribe(&self, filter: &str) -> Result<impl Future<Output = Outcome> + Send + use<>, NotSent> {
+        match self.client.try_unsubscribe_tracked(filter) {
+            Ok(notice) => Ok(async move {
+                match notice.wait_async().await {
+                    Ok(_) => Outcome::Acknowledged,
+                    Err(_) => Outcome::Unknown,
+                }
+            }),
+            Err(error) => Err(not_sent(&error)),
+        }
+    }
+
+    /// Our next message that came back, or why the connection ended. Cancelling loses nothing.
+    pub(super) async fn next(&mut self) -> Result<Returned, LinkError> {
+        match self.returned.recv().await {
+            Some(returned) => Ok(returned),
             None => Err(self.closed().await),
         }
     }
 
-    /// Messages that nobody asked for, or that came faster than they were taken.
-    pub(super) fn unexpected(&self) -> u64 {
-        self.unexpected.load(Ordering::Relaxed)
+    /// Where everything else that comes goes.
+    pub(super) fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
     }
 
     /// Sends DISCONNECT (normal: the will is not published) and ends the connection.
@@ -288,7 +338,8 @@ impl Connection {
 }
 
 fn library_options(options: Options) -> MqttOptions {
-    let Options { client_id, broker, credentials, keep_alive, session_expiry, will, max_in_flight, inbox: _ } = options;
+    let Options { client_id, broker, credentials, keep_alive, session_expiry, will, max_in_flight, arrivals: _ } =
+        options;
     let mut library = MqttOptions::new(client_id, (broker.host.clone(), broker.port));
     let keep_alive_s = u16::try_from(keep_alive.as_secs()).unwrap_or(u16::MAX).max(1);
     library
@@ -319,16 +370,22 @@ fn library_options(options: Options) -> MqttOptions {
 
 /// Polls the library until the connection ends.
 struct Driver {
-    inbox_topic: String,
-    messages: mpsc::Sender<Bytes>,
-    unexpected: Arc<AtomicU64>,
+    arrivals: Arc<Arrivals>,
+    came_back: mpsc::Sender<Returned>,
     granted: Option<oneshot::Sender<Granted>>,
+    /// A part of the last large packet, until the next one has come. The library reads on in the same memory where nobody else
+    /// holds it, and would keep 8 MiB for as long as the connection lasts; held, it takes a small new buffer instead.
+    last_large: Option<Bytes>,
 }
 
 impl Driver {
     async fn run(mut self, mut event_loop: EventLoop) -> LinkError {
         loop {
-            match event_loop.poll().await {
+            let event = event_loop.poll().await;
+            if matches!(event, Ok(Event::Incoming(_))) {
+                self.last_large = None;
+            }
+            match event {
                 Ok(Event::Incoming(Packet::ConnAck(answer))) => {
                     // Its job is done, and with a store the library would copy what is in flight at each write.
                     event_loop.options.clear_session_store();
@@ -339,7 +396,7 @@ impl Driver {
                         let _abandoned = granted.send(what_is_granted(&answer, event_loop.options.keep_alive()));
                     }
                 }
-                Ok(Event::Incoming(Packet::Publish(publish))) => self.receive(&publish.topic, &publish.payload),
+                Ok(Event::Incoming(Packet::Publish(publish))) => self.receive(&publish),
                 Ok(Event::Outgoing(Outgoing::Disconnect)) => return LinkError::Ended("we left".to_owned()),
                 Ok(_) => {}
                 Err(error) => return explain(error),
@@ -347,13 +404,30 @@ impl Driver {
         }
     }
 
-    fn receive(&self, topic: &[u8], payload: &[u8]) {
-        let wanted = topic == self.inbox_topic.as_bytes() && payload.len() <= MAX_INBOX_PAYLOAD_BYTES;
-        // Copied: the bytes are a slice of the read buffer, and would keep all of it.
-        if !(wanted && self.messages.try_send(Bytes::copy_from_slice(payload)).is_ok()) {
-            self.unexpected.fetch_add(1, Ordering::Relaxed);
+    fn receive(&mut self, publish: &Publish) {
+        let properties = publish.properties.as_ref();
+        let user = properties.and_then(|all| all.user_properties.iter().find(|(name, _)| name == "user"));
+        let arrival = Arrival {
+            // The library lets no other topic through (MQTT 5, 1.5.4).
+            topic: str::from_utf8(&publish.topic).unwrap_or_default(),
+            payload: &publish.payload,
+            retained: publish.retain,
+            response_topic: properties.and_then(|all| all.response_topic.as_deref()),
+            correlation_data: properties.and_then(|all| all.correlation_data.as_deref()),
+            user: user.map(|(_, name)| name.as_str()),
+        };
+        if let Some(returned) = self.arrivals.receive(arrival) {
+            // Never full: each nonce comes back once, and the session waits for one of a kind.
+            let _session_ended = self.came_back.try_send(returned);
+        }
+        if publish.payload.len() > LARGE_PACKET_BYTES {
+            self.last_large = Some(publish.topic.clone());
         }
     }
+}
+
+const fn not_sent(error: &ClientError) -> NotSent {
+    if matches!(error, ClientError::InvalidRequest(_)) { NotSent::BadTopic } else { NotSent::Closed }
 }
 
 fn what_is_granted(answer: &ConnAck, keep_alive: Duration) -> Granted {

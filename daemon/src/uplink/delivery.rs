@@ -25,10 +25,12 @@ use super::{
     inflight::{Ledger, Limits, Token},
     lanes::{LANES, Lanes},
     refusal::Refusal,
+    session::Subscribed,
     status::{Delivered, UplinkStatus},
     topics::Topics,
 };
 use crate::{
+    control::link::Subject,
     record::Record,
     sources::{Sink, lane, loss::Report},
 };
@@ -65,6 +67,9 @@ const REPORTS_AT_A_TIME: usize = 64;
 /// Between a failed attempt to store reports and the next.
 const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
+/// On each connection, before a record goes that an earlier one did not survive.
+const OTHERS_FIRST: Duration = Duration::from_secs(1);
+
 /// Answers of the broker that are awaited.
 pub(super) type Answers = FuturesUnordered<Pin<Box<dyn Future<Output = (Sent, Outcome)> + Send>>>;
 
@@ -75,10 +80,18 @@ pub(super) enum Sent {
     Record(Token),
     /// The birth message.
     Birth,
-    /// The subscription to our own echo.
-    Subscription,
+    /// The subscription to our own echo, without which there is no session.
+    EchoSubscription,
+    /// Another subscription, or the end of one.
+    Subscription(Subscribed),
     /// The nonce of a round trip.
     Echo,
+    /// The nonce behind desired state.
+    Barrier,
+    /// What control reports.
+    Report(Subject),
+    /// The answer to a request.
+    Reply,
     /// `offline`.
     Farewell,
 }
@@ -142,6 +155,8 @@ struct Retries {
     /// Those that an earlier connection left, still to be read from the spool again.
     left: Vec<Suspect>,
     at: Option<Instant>,
+    /// What was waited for the last time.
+    wait: Duration,
     backoff: Backoff,
     last_round: Option<Instant>,
     /// The last refusal, also a permanent one.
@@ -185,8 +200,16 @@ struct Tally {
 
 impl Delivery {
     /// Starts at the cursors: whatever an earlier connection left without an answer goes again.
-    pub(super) fn new(spool: &Spool, sink: Sink, topics: Topics, granted: &Granted, memory: Memory) -> Self {
-        let Memory { caution, retries } = memory;
+    pub(super) fn new(
+        spool: &Spool,
+        sink: Sink,
+        topics: Topics,
+        granted: &Granted,
+        memory: Memory,
+        now: Instant,
+    ) -> Self {
+        let Memory { caution, mut retries } = memory;
+        retries.connected(now);
         let window = usize::from(granted.receive_maximum.min(MAX_IN_FLIGHT));
         let (records, one_by_one) = if caution.is_one_by_one() { (1, ONE_BY_ONE) } else { (window, 0) };
         let limits = Limits { records, bytes: MAX_IN_FLIGHT_BYTES, span: SPAN };
@@ -448,6 +471,14 @@ impl Retries {
         self.at.is_some() && self.left.iter().any(|(left, number)| (&**left, *number) == (stream, seq))
     }
 
+    /// On a new connection they wait again: where the wait for the connection was the longer one, they would end this one,
+    /// too, before anything else has passed.
+    fn connected(&mut self, now: Instant) {
+        if !self.left.is_empty() {
+            self.at = self.at.max(Some(now + self.wait.max(OTHERS_FIRST)));
+        }
+    }
+
     fn hold(&mut self, token: Token, refusal: Refusal, now: Instant) {
         self.tokens.push(token);
         if self.at.is_some() {
@@ -458,7 +489,7 @@ impl Retries {
             self.backoff.worked_for(now - last_round);
         }
         let wait = self.backoff.failed(fastrand::f64);
-        self.at = Some(now + wait);
+        (self.at, self.wait) = (Some(now + wait), wait);
         warn!(%refusal, wait_ms = wait.as_millis(), "the broker refuses records; they wait and go again");
     }
 }
@@ -523,5 +554,20 @@ mod tests {
     #[test]
     fn a_lost_report_is_not_reported() {
         assert!(reports(&[lost(1, "event", Cause::Refused(Refusal::TooLarge), true)], &[0; 16]).is_empty());
+    }
+
+    #[test]
+    fn on_a_new_connection_others_go_before_what_ended_the_last_one() {
+        let now = Instant::now();
+        let held = |left: Vec<Suspect>| Retries { at: Some(now), left, ..Retries::default() };
+        let mut retries = held(vec![("ingest/a".into(), 7)]);
+        retries.connected(now + Duration::from_secs(9));
+        assert_eq!(retries.at, Some(now + Duration::from_secs(9) + OTHERS_FIRST));
+        retries.wait = Duration::from_mins(1);
+        retries.connected(now);
+        assert_eq!(retries.at, Some(now + Duration::from_mins(1)));
+        let mut none_left = held(Vec::new());
+        none_left.connected(now);
+        assert_eq!(none_left.at, Some(now));
     }
 }

@@ -19,29 +19,38 @@
 //! # Files
 //!
 //! [`client`] is the one that knows the MQTT library; [`session`] the life of one connection; [`delivery`] the way
-//! of the records. [`inflight`], [`roundtrip`], [`caution`], [`backoff`] and [`refusal`] decide, without clock or network.
+//! of the records; [`arrivals`] sorts what comes in. [`inflight`], [`roundtrip`], [`reading`], [`reports`], [`caution`],
+//! [`forbidden`], [`backoff`] and [`refusal`] decide, without clock or network. [`probes`] is what control asks of the uplink.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
 
 use tidegate_spool::Spool;
 use tokio::{
     select,
-    sync::watch,
+    sync::{mpsc, watch},
     task::spawn_blocking,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+mod arrivals;
 mod backoff;
 mod birth;
 mod caution;
 mod client;
+mod credentials;
 mod delivery;
+mod forbidden;
 mod inflight;
 mod lanes;
 mod net;
+mod probes;
+mod reading;
 mod refusal;
+mod reports;
 mod roundtrip;
 mod session;
 mod status;
@@ -49,20 +58,29 @@ mod tls;
 mod topics;
 
 pub use birth::{Feature, Features};
+pub use probes::{Prober, Probes, probes};
 pub use refusal::Refusal;
 pub use status::{Delivered, LinkState, UplinkStatus};
 
 use self::{
+    arrivals::Arrivals,
     backoff::Backoff,
     client::{Connection, Granted, LinkError, Message, Options},
+    credentials::Contents,
     delivery::Memory,
+    forbidden::Forbidden,
     session::{Context, Ended, Session, changed, time_to_leave},
     topics::Topics,
 };
 use crate::{
     config::{Broker, Config, Mqtt},
+    control::{
+        inbox::Inbox,
+        link::{Answer, Subject},
+    },
     record::Clock,
     sources::Sink,
+    supervisor::Pulse,
 };
 
 /// What the uplink needs of the daemon.
@@ -76,10 +94,20 @@ pub struct Uplink {
     pub clock: Clock,
     /// What the birth message says of this gateway; published again when it changes.
     pub features: watch::Receiver<Features>,
-    /// The live configuration; `[mqtt]` and `[gateway] id` are followed.
+    /// The live configuration; `[mqtt]`, `[gateway]` and whether commands are enabled are followed.
     pub config: watch::Receiver<Arc<Config>>,
     /// Where its figures go.
     pub status: watch::Sender<UplinkStatus>,
+    /// Where desired documents and requests go.
+    pub inbox: Inbox,
+    /// What control reports: the latest of each subject is published, retained, and again at each connect.
+    pub reports: watch::Receiver<BTreeMap<Subject, Bytes>>,
+    /// Control's answers to requests; taken while connected.
+    pub answers: mpsc::Receiver<Answer>,
+    /// What control asks of the uplink.
+    pub probes: Probes,
+    /// Answers the supervisor.
+    pub pulse: Pulse,
     /// Leaves the broker in order when cancelled: `offline` stands within a second, or the will does.
     pub shutdown: CancellationToken,
 }
@@ -88,12 +116,17 @@ pub struct Uplink {
 #[derive(Clone, Debug, PartialEq)]
 struct Identity {
     gateway: String,
+    groups: Vec<String>,
     mqtt: Mqtt,
 }
 
 impl Identity {
     fn of(config: &Config) -> Self {
-        Self { gateway: config.gateway.id.clone(), mqtt: config.mqtt.clone() }
+        Self { gateway: config.gateway.id.clone(), groups: config.gateway.groups.clone(), mqtt: config.mqtt.clone() }
+    }
+
+    fn topics(&self) -> Topics {
+        Topics::new(&self.mqtt.root, &self.gateway, &self.groups)
     }
 }
 
@@ -102,6 +135,7 @@ impl Uplink {
     pub async fn run(mut self) {
         let mut backoff = Backoff::default();
         let mut memory = Memory::default();
+        let mut forbidden = Forbidden::default();
         let mut sessions: u64 = 0;
         while !self.shutdown.is_cancelled() {
             let identity = Identity::of(&self.config.borrow_and_update());
@@ -112,6 +146,7 @@ impl Uplink {
             };
             self.status.send_modify(|status| status.broker = Some(broker.to_string()));
             self.enter(LinkState::Connecting, None);
+            let credentials = credentials::contents(&identity.mqtt).await;
             let ended = match self.open(&identity, &broker).await {
                 None => continue,
                 Some(Ok((link, granted))) => {
@@ -120,7 +155,7 @@ impl Uplink {
                         status.reconnects = sessions;
                     });
                     sessions += 1;
-                    self.session(&identity, link, &granted, &mut memory).await
+                    self.session(&identity, credentials, link, &granted, &mut memory, &mut forbidden).await
                 }
                 Some(Err(error)) => Ended::Broken { cause: error.into(), connected_for: None },
             };
@@ -140,24 +175,32 @@ impl Uplink {
 
     /// Connects; `None` where that is no longer wanted.
     async fn open(&mut self, identity: &Identity, broker: &Broker) -> Option<Result<(Connection, Granted), LinkError>> {
-        let topics = Topics::new(&identity.mqtt.root, &identity.gateway);
+        let topics = identity.topics();
+        let arrivals = Arc::new(Arrivals::new(&topics, self.inbox.clone()));
         let will = Message { topic: topics.status(), payload: birth::will(&self.clock) };
         let shutdown = self.shutdown.clone();
-        select! {
-            opened = connect(identity, broker, &topics, will) => Some(opened),
-            () = shutdown.cancelled() => None,
-            () = reconfigured(&mut self.config, identity) => None,
-        }
+        let config = &mut self.config;
+        // Connecting has a deadline of its own.
+        let opening = async {
+            select! {
+                opened = connect(identity, broker, arrivals, will) => Some(opened),
+                () = shutdown.cancelled() => None,
+                () = reconfigured(config, identity) => None,
+            }
+        };
+        self.pulse.during(opening).await
     }
 
     async fn session(
         &mut self,
         identity: &Identity,
+        credentials: Contents,
         link: Connection,
         granted: &Granted,
         memory: &mut Memory,
+        forbidden: &mut Forbidden,
     ) -> Ended {
-        let topics = Topics::new(&identity.mqtt.root, &identity.gateway);
+        let topics = identity.topics();
         let context = Context {
             spool: &self.spool,
             sink: &self.sink,
@@ -165,8 +208,22 @@ impl Uplink {
             features: &mut self.features,
             status: &self.status,
             memory,
+            pulse: &mut self.pulse,
+            config: self.config.clone(),
+            reports: &mut self.reports,
+            replies: &mut self.answers,
+            probes: &mut self.probes,
+            forbidden,
         };
-        let leave = time_to_leave(&self.shutdown, reconfigured(&mut self.config, identity));
+        let (config, status) = (&mut self.config, &self.status);
+        status.send_modify(|status| status.not_renewed = None);
+        let another_wanted = async {
+            select! {
+                () = reconfigured(config, identity) => {}
+                () = credentials::renewed(&identity.mqtt, credentials, status) => {}
+            }
+        };
+        let leave = time_to_leave(&self.shutdown, another_wanted);
         Session::new(context, topics, link, granted).run(leave).await
     }
 
@@ -179,9 +236,8 @@ impl Uplink {
         backoff: &mut Backoff,
     ) {
         self.enter(state, Some(reason));
-        let next_attempt = self.clock.now().ts_ms + u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        self.status.send_modify(|status| status.next_attempt_ts_ms = Some(next_attempt));
         let wake = Instant::now() + wait;
+        self.status.send_modify(|status| status.next_attempt = Some(wake));
         select! {
             () = sleep_until(wake) => {}
             () = self.until_reconfigured(identity) => backoff.reset(),
@@ -190,19 +246,19 @@ impl Uplink {
 
     /// Waits for other keys, or for shutdown.
     async fn until_reconfigured(&mut self, identity: &Identity) {
-        self.shutdown.clone().run_until_cancelled(reconfigured(&mut self.config, identity)).await;
+        let reconfigured = self.pulse.during(reconfigured(&mut self.config, identity));
+        self.shutdown.run_until_cancelled(reconfigured).await;
     }
 
     fn enter(&self, state: LinkState, reason: Option<String>) {
-        let ts_ms = self.clock.now().ts_ms;
-        self.status.send_modify(|status| status.enter(state, reason, ts_ms));
+        self.status.send_modify(|status| status.enter(state, reason));
     }
 }
 
 async fn connect(
     identity: &Identity,
     broker: &Broker,
-    topics: &Topics,
+    arrivals: Arc<Arrivals>,
     will: Message,
 ) -> Result<(Connection, Granted), LinkError> {
     let (mqtt, tls) = (identity.mqtt.clone(), broker.tls);
@@ -214,7 +270,7 @@ async fn connect(
         keep_alive: identity.mqtt.keep_alive,
         session_expiry: identity.mqtt.session_expiry,
         will,
-        inbox: topics.echo(),
+        arrivals,
         max_in_flight: delivery::MAX_IN_FLIGHT,
     })
     .await

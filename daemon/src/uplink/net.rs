@@ -1,8 +1,14 @@
 //! The TCP connection below the session.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, lookup_host},
     time::timeout,
 };
@@ -20,7 +26,7 @@ const ACCEPT_WITHIN: Duration = Duration::from_secs(10);
 /// # Errors
 ///
 /// The last address's, with what was tried.
-pub(super) async fn connect(broker: &Broker, dead_after: Duration) -> io::Result<TcpStream> {
+pub(super) async fn connect(broker: &Broker, dead_after: Duration) -> io::Result<Stream> {
     let Broker { host, port, .. } = broker;
     let addresses = lookup_host((host.as_str(), *port))
         .await
@@ -33,7 +39,7 @@ pub(super) async fn connect(broker: &Broker, dead_after: Duration) -> io::Result
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {ACCEPT_WITHIN:?}"))),
         };
         match attempt {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => return Ok(Stream(stream)),
             Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
         }
     }
@@ -48,9 +54,66 @@ fn configure(stream: TcpStream, dead_after: Duration) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// A connection whose end is told by reading alone.
+///
+/// A broker that objects says why and closes. Whoever writes then fails before the reason is read, and would take for a
+/// bad link what was an answer. So a write to a peer that has closed succeeds, as one a moment earlier would have: what
+/// came from it is read, and then the end.
+#[derive(Debug)]
+pub(super) struct Stream(TcpStream);
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.0).poll_write(cx, bytes) {
+            Poll::Ready(Err(error))
+                if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+            {
+                Poll::Ready(Ok(bytes.len()))
+            }
+            written => written,
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+
+    #[tokio::test]
+    async fn what_the_peer_said_before_it_closed_is_read_though_writing_goes_on() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let broker = Broker { host: "127.0.0.1".to_owned(), port, tls: false };
+        let mut stream = connect(&broker, Duration::from_secs(9)).await.unwrap();
+        let (mut peer, _) = listener.accept().await.unwrap();
+        stream.write_all(b"never read: closing resets the connection").await.unwrap();
+        peer.readable().await.unwrap();
+        peer.write_all(b"last words").await.unwrap();
+        drop(peer);
+        for _ in 0..100 {
+            stream.write_all(b"too late").await.unwrap();
+        }
+        let mut said = [0; 10];
+        stream.read_exact(&mut said).await.unwrap();
+        assert_eq!(&said, b"last words");
+        assert!(matches!(stream.read(&mut said).await, Ok(0) | Err(_)), "and then it ends");
+    }
 
     #[tokio::test]
     async fn a_closed_port_is_named() {

@@ -17,7 +17,7 @@
 //! which proves that the link moves, gives it time again; but no more than [`PATIENCE`] bounds in all, since a
 //! broker that takes records and never returns what was subscribed to is not one that can manage a gateway.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use tokio::time::Instant;
 
@@ -32,6 +32,8 @@ pub(super) struct RoundTrip {
     interval: Duration,
     bound: Duration,
     state: State,
+    /// Someone asked while a nonce was under way; that one began too early to be the answer.
+    another: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,13 +62,23 @@ impl RoundTrip {
     /// is noticed within one keep-alive, sooner than the protocol itself would (1.5 of them, MQTT 5, 3.1.2.10).
     pub(super) fn new(keep_alive: Duration, now: Instant) -> Self {
         let half = (keep_alive / 2).max(SHORTEST_BOUND);
-        Self { interval: half, bound: half, state: State::Subscribing { since: now } }
+        Self { interval: half, bound: half, state: State::Subscribing { since: now }, another: false }
     }
 
     /// What we send ourselves will come back from now on: the first nonce is due.
     pub(super) fn subscribed(&mut self, now: Instant) {
         if let State::Subscribing { .. } = self.state {
             self.state = State::Idle { due: now };
+        }
+    }
+
+    /// Someone wants to know whether we reach the broker: the next nonce goes as soon as may be.
+    pub(super) fn want(&mut self, now: Instant) {
+        match &mut self.state {
+            State::Idle { due } => *due = now.min(*due),
+            State::Waiting { .. } => self.another = true,
+            // The first one is yet to go.
+            State::Subscribing { .. } => {}
         }
     }
 
@@ -90,7 +102,8 @@ impl RoundTrip {
     pub(super) fn returned(&mut self, nonce: u64, now: Instant) -> Option<Duration> {
         match self.state {
             State::Waiting { nonce: wanted, sent, .. } if nonce == wanted => {
-                self.state = State::Idle { due: now + self.interval };
+                let wait = if mem::take(&mut self.another) { Duration::ZERO } else { self.interval };
+                self.state = State::Idle { due: now + wait };
                 Some(now - sent)
             }
             _ => None,
@@ -142,6 +155,19 @@ mod tests {
         let (mut trip, start) = sent();
         assert_eq!(trip.step(start, || 0), Step::Wait(start + HALF));
         assert_eq!(trip.step(start + HALF, || 0), Step::Dead { waited: HALF });
+    }
+
+    #[test]
+    fn whoever_asks_gets_a_nonce_that_is_sent_after_that() {
+        let (mut trip, start) = sent();
+        trip.want(start);
+        assert_eq!(trip.step(start, || 8), Step::Wait(start + HALF), "one is under way");
+        trip.returned(7, start);
+        assert_eq!(trip.step(start, || 8), Step::Send(8));
+        trip.returned(8, start);
+        assert_eq!(trip.step(start, || 9), Step::Wait(start + HALF));
+        trip.want(start);
+        assert_eq!(trip.step(start, || 9), Step::Send(9));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What `tidegate status` shows of the uplink.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use tokio::time::Instant;
 
 use super::refusal::Refusal;
 
@@ -11,17 +12,22 @@ use super::refusal::Refusal;
 pub struct UplinkStatus {
     /// Where it stands.
     pub state: LinkState,
-    /// Since when.
-    pub since_ts_ms: u64,
+    /// Since when; serialized as seconds until now: the wall clock may be set in between.
+    #[serde(rename = "state_s", serialize_with = "seconds_since", skip_serializing_if = "Option::is_none")]
+    pub since: Option<Instant>,
     /// Why it is not connected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// When it is tried again.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub next_attempt_ts_ms: Option<u64>,
+    /// When it is tried again; serialized as seconds from now.
+    #[serde(rename = "next_attempt_s", serialize_with = "seconds_until", skip_serializing_if = "Option::is_none")]
+    pub next_attempt: Option<Instant>,
     /// `mqtt://host:port` or `mqtts://…`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub broker: Option<String>,
+    /// What is wrong with certificates, key or password that were replaced since the connection was made; it goes on with
+    /// those before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_renewed: Option<String>,
     /// Whether the broker still had our session at the last connect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_present: Option<bool>,
@@ -48,20 +54,44 @@ pub struct UplinkStatus {
     pub given_up: u64,
     /// Stored bytes since start that are no record of this version; each is in an `event/loss`.
     pub damaged: u64,
-    /// Messages from the broker that nobody asked for, in this connection.
+    /// Messages from the broker, in this connection, that are none of what it was asked for: on other topics, or an echo of
+    /// what is not our own.
     pub unexpected_messages: u64,
+    /// Requests since start that found no room: 16 waited already, or it was all names and properties. Nobody answers them.
+    pub dropped_requests: u64,
+    /// Whether all that the broker retains for us was read in this connection.
+    pub desired_read: bool,
+    /// Since when it is being read; serialized as seconds until now. Absent where it is read, and while not connected.
+    #[serde(rename = "reading_s", serialize_with = "seconds_since", skip_serializing_if = "Option::is_none")]
+    pub reading_since: Option<Instant>,
+    /// Times since start that desired state was read again in a running connection: because it was asked for, because
+    /// documents came faster than they could be judged, or because so much came that the broker may have dropped some.
+    pub rereads: u64,
+    /// What the broker does not let us do in this connection; the session goes on without it.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub forbidden: BTreeSet<String>,
 }
 
 impl UplinkStatus {
     /// Goes over to another state.
-    pub(super) fn enter(&mut self, state: LinkState, reason: Option<String>, ts_ms: u64) {
-        if self.state != state {
-            self.since_ts_ms = ts_ms;
+    pub(super) fn enter(&mut self, state: LinkState, reason: Option<String>) {
+        if self.state != state || self.since.is_none() {
+            self.since = Some(Instant::now());
         }
         self.state = state;
         self.reason = reason;
-        self.next_attempt_ts_ms = None;
+        self.next_attempt = None;
     }
+}
+
+#[expect(clippy::ref_option, reason = "serde hands over a reference to the field")]
+fn seconds_since<S: Serializer>(at: &Option<Instant>, serializer: S) -> Result<S::Ok, S::Error> {
+    at.map(|at| at.elapsed().as_secs()).serialize(serializer)
+}
+
+#[expect(clippy::ref_option, reason = "as above")]
+fn seconds_until<S: Serializer>(at: &Option<Instant>, serializer: S) -> Result<S::Ok, S::Error> {
+    at.map(|at| at.saturating_duration_since(Instant::now()).as_secs()).serialize(serializer)
 }
 
 /// Where the uplink stands.

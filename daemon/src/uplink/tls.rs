@@ -1,9 +1,15 @@
-//! Credentials: certificates, keys and the password, from the files that `[mqtt]` names.
+//! Credentials: certificates, keys and the password, from the files that `[mqtt]` names, or from systemd.
+//!
+//! Where `[mqtt] password_file` or `key` is not set, the credential of systemd (systemd.exec(5), `LoadCredential=`) that
+//! is meant for it takes its place, if there is one: [`PASSWORD_CREDENTIAL`], [`KEY_CREDENTIAL`].
 //!
 //! Files are read again at each connect, so a renewed certificate is used without a restart, and a mistake in one
-//! shows where the operator looks: in the reason why the broker is not reached, with the key and the file.
+//! shows where the operator looks: in the reason why the broker is not reached, with the key and the file. That reason
+//! leaves the gateway with `cmd/status`, so it does not say where secrets are kept; neither do reports.
 
 use std::{
+    env,
+    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,10 +18,13 @@ use std::{
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, RootCertStore,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer},
 };
 
-use crate::config::Mqtt;
+use crate::{
+    config::Mqtt,
+    pki::{self, WANTED_AUTHORITIES, WANTED_CERTIFICATES, WANTED_KEY},
+};
 
 /// What proves to the broker who we are, and to us who the broker is.
 #[derive(Debug, Default)]
@@ -30,45 +39,43 @@ pub(super) struct Credentials {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CredentialError {
     /// A file cannot be read.
-    #[error("{key} = {path:?} cannot be read: {source}")]
+    #[error("{file} cannot be read: {source}")]
     Read {
-        /// Configuration key.
-        key: &'static str,
-        /// File.
-        path: PathBuf,
+        /// As [`named`].
+        file: String,
         /// What the system said.
         source: io::Error,
     },
     /// A file is not what its key needs.
-    #[error("{key} = {path:?}: {found}; wanted: {wanted}")]
+    #[error("{file}: {found}; wanted: {wanted}")]
     Content {
-        /// Configuration key.
-        key: &'static str,
-        /// File.
-        path: PathBuf,
+        /// As [`named`].
+        file: String,
         /// What is in it.
         found: String,
         /// What should be.
         wanted: &'static str,
     },
     /// A certificate without a key, or the other way round.
-    #[error("{present} is set and {absent} is not; a client certificate needs both")]
+    #[error("{present} is set, and neither {absent} nor the credential {credential}; a client certificate needs both")]
     Half {
         /// The key that is set.
         present: &'static str,
         /// The key that is not.
         absent: &'static str,
+        /// What could stand in for it.
+        credential: &'static str,
     },
     /// No CA is known.
     #[error("this system has no CA certificates; install ca-certificates, or name the broker's CA in [mqtt] ca")]
     NoSystemRoots,
     /// The certificate and the key do not make a client identity.
-    #[error("[mqtt] cert = {cert:?} and key = {key:?} do not belong together: {source}")]
+    #[error("{cert} and {key} do not belong together: {source}")]
     Identity {
         /// Certificate file.
-        cert: PathBuf,
+        cert: String,
         /// Key file.
-        key: PathBuf,
+        key: String,
         /// What rustls said.
         source: rustls::Error,
     },
@@ -78,7 +85,10 @@ const CA: &str = "[mqtt] ca";
 const CERT: &str = "[mqtt] cert";
 const KEY: &str = "[mqtt] key";
 const PASSWORD_FILE: &str = "[mqtt] password_file";
-const WANTED_CERTIFICATES: &str = "certificates in PEM (-----BEGIN CERTIFICATE-----)";
+/// Name of the credential that holds the password of `[mqtt] user`.
+const PASSWORD_CREDENTIAL: &str = "tidegate.mqtt-password";
+/// Name of the credential that holds the private key of `[mqtt] cert`.
+const KEY_CREDENTIAL: &str = "tidegate.mqtt-key";
 
 /// Reads all credentials. Blocks on the file system: call it where blocking is allowed.
 ///
@@ -86,13 +96,38 @@ const WANTED_CERTIFICATES: &str = "certificates in PEM (-----BEGIN CERTIFICATE--
 ///
 /// See [`CredentialError`].
 pub(super) fn read(mqtt: &Mqtt, tls: bool) -> Result<Credentials, CredentialError> {
-    let password = mqtt.password_file.as_deref().map(read_password).transpose()?;
-    let login = mqtt.user.clone().map(|user| (user, password.unwrap_or_default()));
-    let tls = tls.then(|| client_config(mqtt)).transpose()?.map(Arc::new);
+    let store = env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    read_with(mqtt, tls, store.as_deref())
+}
+
+/// [`read`], with systemd's credentials from the folder `store`.
+fn read_with(mqtt: &Mqtt, tls: bool, store: Option<&Path>) -> Result<Credentials, CredentialError> {
+    let login = match &mqtt.user {
+        Some(user) => {
+            let file = mqtt.password_file.clone().or_else(|| credential(store, PASSWORD_CREDENTIAL));
+            let password = file.as_deref().map(read_password).transpose()?;
+            Some((user.clone(), password.unwrap_or_default()))
+        }
+        None => None,
+    };
+    let tls = tls.then(|| client_config(mqtt, store)).transpose()?.map(Arc::new);
     Ok(Credentials { tls, login })
 }
 
-fn client_config(mqtt: &Mqtt) -> Result<ClientConfig, CredentialError> {
+/// A file as messages name it: by its configuration key, and by its path unless it holds a secret.
+fn named(key: &str, path: &Path) -> String {
+    match (key, path.file_name().and_then(OsStr::to_str)) {
+        (KEY | PASSWORD_FILE, Some(name @ (KEY_CREDENTIAL | PASSWORD_CREDENTIAL))) => format!("the credential {name}"),
+        (KEY | PASSWORD_FILE, _) => key.to_owned(),
+        _ => format!("{key} = \"{}\"", path.display()),
+    }
+}
+
+fn credential(store: Option<&Path>, name: &str) -> Option<PathBuf> {
+    store.map(|store| store.join(name)).filter(|path| path.exists())
+}
+
+fn client_config(mqtt: &Mqtt, store: Option<&Path>) -> Result<ClientConfig, CredentialError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring supports TLS 1.2 and 1.3")
@@ -100,28 +135,18 @@ fn client_config(mqtt: &Mqtt) -> Result<ClientConfig, CredentialError> {
             Some(path) => roots_of_file(path)?,
             None => roots_of_system()?,
         });
-    let (cert, key) = match (&mqtt.cert, &mqtt.key) {
-        (None, None) => return Ok(builder.with_no_client_auth()),
-        (Some(_), None) => return Err(CredentialError::Half { present: CERT, absent: KEY }),
-        (None, Some(_)) => return Err(CredentialError::Half { present: KEY, absent: CERT }),
-        (Some(cert), Some(key)) => (cert, key),
-    };
+    // A key without a certificate is refused with the configuration.
+    let Some(cert) = &mqtt.cert else { return Ok(builder.with_no_client_auth()) };
+    let half = CredentialError::Half { present: CERT, absent: KEY, credential: KEY_CREDENTIAL };
+    let key = mqtt.key.clone().or_else(|| credential(store, KEY_CREDENTIAL)).ok_or(half)?;
     builder
-        .with_client_auth_cert(certificates(CERT, cert)?, private_key(key)?)
-        .map_err(|source| CredentialError::Identity { cert: cert.clone(), key: key.clone(), source })
+        .with_client_auth_cert(certificates(CERT, cert)?, private_key(&key)?)
+        .map_err(|source| CredentialError::Identity { cert: named(CERT, cert), key: named(KEY, &key), source })
 }
 
 fn roots_of_file(path: &Path) -> Result<RootCertStore, CredentialError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(CA, path)? {
-        roots.add(certificate).map_err(|error| CredentialError::Content {
-            key: CA,
-            path: path.to_owned(),
-            found: format!("a certificate that cannot be a trust anchor ({error})"),
-            wanted: "CA certificates of X.509 version 3",
-        })?;
-    }
-    Ok(roots)
+    let bad = |found| CredentialError::Content { file: named(CA, path), found, wanted: WANTED_AUTHORITIES };
+    pki::trust_anchors(certificates(CA, path)?).map_err(bad)
 }
 
 fn roots_of_system() -> Result<RootCertStore, CredentialError> {
@@ -132,29 +157,18 @@ fn roots_of_system() -> Result<RootCertStore, CredentialError> {
 }
 
 fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
-    let bad = |found| CredentialError::Content { key, path: path.to_owned(), found, wanted: WANTED_CERTIFICATES };
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&contents(key, path)?)
-        .collect::<Result<_, _>>()
-        .map_err(|error| bad(format!("not well-formed PEM ({error})")))?;
-    if found.is_empty() { Err(bad("no certificate".to_owned())) } else { Ok(found) }
+    let bad = |found| CredentialError::Content { file: named(key, path), found, wanted: WANTED_CERTIFICATES };
+    pki::certificates(&contents(key, path)?).map_err(bad)
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CredentialError> {
-    PrivateKeyDer::from_pem_slice(&contents(KEY, path)?).map_err(|error| CredentialError::Content {
-        key: KEY,
-        path: path.to_owned(),
-        found: match error {
-            pem::Error::NoItemsFound => "no private key".to_owned(),
-            other => format!("not well-formed PEM ({other})"),
-        },
-        wanted: "an unencrypted private key in PEM (PKCS#8, PKCS#1 or SEC1)",
-    })
+    let bad = |found| CredentialError::Content { file: named(KEY, path), found, wanted: WANTED_KEY };
+    pki::private_key(&contents(KEY, path)?).map_err(bad)
 }
 
 fn read_password(path: &Path) -> Result<String, CredentialError> {
     let text = String::from_utf8(contents(PASSWORD_FILE, path)?).map_err(|_| CredentialError::Content {
-        key: PASSWORD_FILE,
-        path: path.to_owned(),
+        file: named(PASSWORD_FILE, path),
         found: "bytes that are not UTF-8".to_owned(),
         wanted: "the password on the first line",
     })?;
@@ -162,7 +176,7 @@ fn read_password(path: &Path) -> Result<String, CredentialError> {
 }
 
 fn contents(key: &'static str, path: &Path) -> Result<Vec<u8>, CredentialError> {
-    fs::read(path).map_err(|source| CredentialError::Read { key, path: path.to_owned(), source })
+    fs::read(path).map_err(|source| CredentialError::Read { file: named(key, path), source })
 }
 
 /// Says what a failed TLS handshake means for the one who must mend it.
@@ -207,6 +221,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::pki::samples;
 
     fn mqtt() -> Mqtt {
         Mqtt {
@@ -229,7 +244,7 @@ mod tests {
     }
 
     fn message(mqtt: &Mqtt) -> String {
-        read(mqtt, true).unwrap_err().to_string()
+        read_with(mqtt, true, None).unwrap_err().to_string()
     }
 
     #[test]
@@ -242,7 +257,27 @@ mod tests {
     }
 
     #[test]
-    fn each_mistake_names_its_key_and_file() {
+    fn systemds_credential_takes_the_place_of_a_file_that_is_not_named() {
+        let store = tempfile::tempdir().unwrap();
+        let password = |mqtt: &Mqtt| read_with(mqtt, false, Some(store.path())).unwrap().login;
+        let with_user = Mqtt { user: Some("gw".to_owned()), ..mqtt() };
+        assert_eq!(password(&with_user), Some(("gw".to_owned(), String::new())), "none is there");
+
+        file(&store, PASSWORD_CREDENTIAL, "from systemd\n");
+        assert_eq!(password(&with_user), Some(("gw".to_owned(), "from systemd".to_owned())));
+        assert_eq!(password(&mqtt()), None, "no user, no login");
+        let named = file(&store, "named", "from the file\n");
+        let with_file = Mqtt { password_file: Some(named), ..with_user };
+        assert_eq!(password(&with_file), Some(("gw".to_owned(), "from the file".to_owned())));
+
+        let cert = file(&store, "cert.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        file(&store, KEY_CREDENTIAL, "no key at all\n");
+        let error = read_with(&Mqtt { cert: Some(cert), ..mqtt() }, true, Some(store.path())).unwrap_err().to_string();
+        assert!(error.contains(KEY_CREDENTIAL) && error.contains("no private key"), "{error}");
+    }
+
+    #[test]
+    fn each_mistake_names_its_key_and_the_file_of_a_certificate() {
         let dir = tempfile::tempdir().unwrap();
         let absent = dir.path().join("absent");
         let text = message(&Mqtt { ca: Some(absent.clone()), ..mqtt() });
@@ -259,10 +294,25 @@ mod tests {
         );
 
         let text = message(&Mqtt { cert: Some(empty), ca: None, ..mqtt() });
-        assert!(text.contains("[mqtt] cert is set and [mqtt] key is not"), "{text}");
+        assert!(text.contains("[mqtt] cert is set, and neither [mqtt] key nor the credential"), "{text}");
 
-        let text = message(&Mqtt { password_file: Some(absent), ..mqtt() });
-        assert!(text.starts_with("[mqtt] password_file = "), "{text}");
+        let text = message(&Mqtt { user: Some("gw".to_owned()), password_file: Some(absent), ..mqtt() });
+        assert!(text.starts_with("[mqtt] password_file cannot be read"), "{text}");
+    }
+
+    #[test]
+    fn where_secrets_are_kept_is_not_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let cert = Some(file(&dir, "cert.pem", samples::CERT));
+        let text = |key| message(&Mqtt { cert: cert.clone(), key: Some(key), ..mqtt() });
+        let absent = text(dir.path().join("hidden"));
+        let torn = text(file(&dir, "hidden.pem", "nothing"));
+        let of_another = text(file(&dir, "hidden.key", samples::OTHER_KEY));
+        for (text, said) in
+            [(absent, "cannot be read"), (torn, "no private key"), (of_another, "do not belong together")]
+        {
+            assert!(text.contains("[mqtt] key") && text.contains(said) && !text.contains("hidden"), "{text}");
+        }
     }
 
     #[test]

@@ -1,23 +1,31 @@
 //! Topics and payloads of one gateway: what a stored record becomes on the wire.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tidegate_spool::Entry;
 
 use super::client::Message;
-use crate::record::Stored;
+use crate::{
+    control::link::{Source, Subject},
+    record::Stored,
+};
 
-/// Names below `ROOT/ID/`.
+/// Names below `ROOT/ID/`, and those of our groups below `ROOT/@GROUP/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Topics {
     gateway: String,
+    root: String,
     /// `ROOT/ID/`.
     prefix: String,
+    groups: Vec<Arc<str>>,
 }
 
 impl Topics {
-    /// Of gateway `id` below `root`.
-    pub(super) fn new(root: &str, id: &str) -> Self {
-        Self { gateway: id.to_owned(), prefix: format!("{root}/{id}/") }
+    /// Of gateway `id`, a member of `groups`, below `root`.
+    pub(super) fn new(root: &str, id: &str, groups: &[String]) -> Self {
+        let groups = groups.iter().map(|group| group.as_str().into()).collect();
+        Self { gateway: id.to_owned(), root: root.to_owned(), prefix: format!("{root}/{id}/"), groups }
     }
 
     /// The retained state, and the will.
@@ -28,6 +36,45 @@ impl Topics {
     /// Where our own round trip goes and comes back.
     pub(super) fn echo(&self) -> String {
         format!("{}echo", self.prefix)
+    }
+
+    /// Where the nonce goes that comes back behind all desired state.
+    pub(super) fn barrier(&self) -> String {
+        format!("{}echo/desired", self.prefix)
+    }
+
+    /// All desired documents that concern us.
+    pub(super) fn desired(&self) -> impl Iterator<Item = (Subject, Source)> {
+        let sources = self.groups.iter().cloned().map(Source::Group).chain([Source::Device]);
+        sources.flat_map(|source| Subject::ALL.iter().map(move |subject| (*subject, source.clone())))
+    }
+
+    /// The topic of one of them.
+    pub(super) fn desired_of(&self, subject: Subject, source: &Source) -> String {
+        match source {
+            Source::Group(group) => format!("{}/@{group}/{}/desired", self.root, subject.name()),
+            Source::Device => format!("{}{}/desired", self.prefix, subject.name()),
+        }
+    }
+
+    /// Where we say what we are.
+    pub(super) fn reported(&self, subject: Subject) -> String {
+        format!("{}{}/reported", self.prefix, subject.name())
+    }
+
+    /// What the topics of requests begin with.
+    pub(super) fn requests(&self) -> String {
+        format!("{}cmd/", self.prefix)
+    }
+
+    /// Where answers are meant to go, and broker.md lets them.
+    pub(super) fn responses(&self) -> String {
+        format!("{}response/", self.prefix)
+    }
+
+    /// The filter for requests.
+    pub(super) fn all_requests(&self) -> String {
+        format!("{}cmd/+", self.prefix)
     }
 
     /// The nonce of a round trip.
@@ -70,15 +117,26 @@ mod tests {
     fn record_becomes_its_topic_and_envelope() {
         let stamp = Stamp { boot: [7; 16], ts_ms: 1, up_ms: 1, synced: true };
         let payload = Record::telemetry("host", Bytes::from_static(b"{\"load\":1}")).encode(&stamp);
-        let message = Topics::new("tidegate/v1", "gw-7").message(&[1; 16], &entry(payload)).unwrap();
+        let message = Topics::new("tidegate/v1", "gw-7", &[]).message(&[1; 16], &entry(payload)).unwrap();
         assert_eq!(message.topic, "tidegate/v1/gw-7/telemetry/host");
         let parsed: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
         assert_eq!((parsed["seq"].as_u64(), parsed["gateway"].as_str()), (Some(9), Some("gw-7")));
     }
 
     #[test]
+    fn a_gateway_is_told_by_its_groups_and_by_itself() {
+        let topics = Topics::new("tidegate/v1", "gw-7", &["plant".to_owned(), "pilot".to_owned()]);
+        let desired: Vec<_> = topics.desired().map(|(subject, source)| topics.desired_of(subject, &source)).collect();
+        let whose = ["@plant", "@pilot", "gw-7"];
+        let expected =
+            whose.map(|whose| ["config", "policy"].map(|what| format!("tidegate/v1/{whose}/{what}/desired")));
+        assert_eq!(desired, expected.concat());
+        assert_eq!(topics.reported(Subject::Config), "tidegate/v1/gw-7/config/reported");
+    }
+
+    #[test]
     fn bytes_that_are_no_record_become_no_message() {
-        assert_eq!(Topics::new("r", "i").message(&[0; 16], &entry(Bytes::from_static(b"garbage"))), None);
+        assert_eq!(Topics::new("r", "i", &[]).message(&[0; 16], &entry(Bytes::from_static(b"garbage"))), None);
     }
 
     #[test]

@@ -4,8 +4,12 @@
 //! another one. Multi-byte fields are in host order unless a field says otherwise.
 #![no_std]
 
+pub mod policy;
+
+use core::ops::AddAssign;
+
 /// Raised with every change of a layout or of the meaning of a field.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 3;
 
 /// Names of the maps in the object. The loader sizes [`maps::FLOWS`]; the others have the size they are built with.
 pub mod maps {
@@ -24,9 +28,25 @@ pub mod maps {
     pub const FLOWS: &str = "TG_FLOWS";
     /// `PerCpuArray<SampleCounters>` of one entry.
     pub const SAMPLES: &str = "TG_SAMPLES";
+    /// `PerCpuArray<SendTimes>` of one entry.
+    pub const SENDS: &str = "TG_SENDS";
+    /// `LruHashMap<u64, u64>`: by thread (`bpf_get_current_pid_tgid`) when it entered `tcp_sendmsg`.
+    pub const SENDING: &str = "TG_SENDING";
+    /// `ArrayOfMaps<Array<Block, LARGE_BLOCKS>>` of one entry: the large generation that is enforced. Asked first.
+    pub const POLICY_LARGE: &str = "TG_POLICY_LARGE";
+    /// `ArrayOfMaps<Array<Block, SMALL_BLOCKS>>` of one entry: the small generation that is enforced, where there is no
+    /// large one. Where neither is there, there is no policy.
+    pub const POLICY_SMALL: &str = "TG_POLICY_SMALL";
+    /// `LruHashMap<LimitPeer, u64>`: theoretical arrival time of each peer.
+    pub const LIMIT_PEERS: &str = "TG_LIMIT_PEERS";
+    /// `RingBuf` of [`policy::Dropped`](super::policy::Dropped).
+    pub const DROPS: &str = "TG_DROPS";
+    /// Bench only: `Array<[u8; 4]>` of IPv4 addresses that [`programs::BENCH_EMPTY`](super::programs::BENCH_EMPTY) draws
+    /// from.
+    pub const BENCH_SOURCES: &str = "TG_BENCH_SOURCES";
 }
 
-/// Names of the programs in the object, all of type `SchedClassifier`.
+/// Names of the programs in the object, of type `SchedClassifier` where nothing else is said.
 pub mod programs {
     /// Ingress of a link with Ethernet headers.
     pub const INGRESS: &str = "tidegate_ingress";
@@ -36,7 +56,14 @@ pub mod programs {
     pub const IP_INGRESS: &str = "tidegate_ip_ingress";
     /// Egress of such a link.
     pub const IP_EGRESS: &str = "tidegate_ip_egress";
-    /// Bench only: draws the addresses of the packet at hand at random and does nothing else.
+    /// `FEntry` of [`TCP_SENDMSG`].
+    pub const SEND_ENTRY: &str = "tcp_sendmsg_entry";
+    /// `FExit` of [`TCP_SENDMSG`].
+    pub const SEND_EXIT: &str = "tcp_sendmsg_exit";
+    /// The kernel's function that takes what a program sends over TCP: `send`, `write`, `sendmsg` and so on, IPv4 and
+    /// IPv6.
+    pub const TCP_SENDMSG: &str = "tcp_sendmsg";
+    /// Bench only: draws the source of the packet at hand and does nothing else.
     pub const BENCH_EMPTY: &str = "bench_empty";
     /// Bench only: the same, then what [`INGRESS`] does.
     pub const BENCH_INGRESS: &str = "bench_ingress";
@@ -64,10 +91,12 @@ pub mod direction {
     pub const EGRESS: u8 = 1;
 }
 
-/// Values of [`FlowValue::verdict`]. Without a policy every packet is allowed.
+/// Values of [`FlowValue::verdict`], the last sample's. Without a policy every packet is allowed.
 pub mod verdict {
     /// The packet went on.
     pub const ALLOW: u8 = 0;
+    /// The policy dropped it.
+    pub const DROP: u8 = 1;
 }
 
 /// Interfaces that have counters of their own. Slot 0 is "other": an interface that has none, which the daemon
@@ -268,6 +297,52 @@ pub struct SampleCounters {
     pub no_flow: u64,
 }
 
+impl AddAssign for SampleCounters {
+    fn add_assign(&mut self, more: Self) {
+        self.sampled += more.sampled;
+        self.forced += more.forced;
+        self.forced_over_limit += more.forced_over_limit;
+        self.inserted += more.inserted;
+        self.inserts_over_limit += more.inserts_over_limit;
+        self.insert_failed += more.insert_failed;
+        self.no_flow += more.no_flow;
+    }
+}
+
+/// Entries of [`maps::BENCH_SOURCES`].
+pub const BENCH_SOURCES: u32 = 65_536;
+
+/// Calls that [`maps::SENDING`] has room for, about: threads inside `tcp_sendmsg` at one time, most of which wait there
+/// for their peer.
+pub const SENDING: u32 = 1024;
+/// Buckets of [`SendTimes`].
+pub const SEND_BUCKETS: usize = 26;
+/// The first bucket holds calls of up to two to this power nanoseconds, 512; each further one those of up to twice as
+/// much, the last but one 8.6 s; the last all others.
+pub const SEND_FIRST_LOG2: u32 = 9;
+
+/// Time spent in `tcp_sendmsg`, as one CPU saw calls end: the one entry of a per-CPU array.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SendTimes {
+    /// Calls by their duration: see [`SEND_FIRST_LOG2`].
+    pub buckets: [u64; SEND_BUCKETS],
+    /// Nanoseconds of all.
+    pub sum_ns: u64,
+    /// Calls that ended and whose beginning was not known.
+    pub missed: u64,
+}
+
+impl AddAssign for SendTimes {
+    fn add_assign(&mut self, more: Self) {
+        for (sum, more) in self.buckets.iter_mut().zip(more.buckets) {
+            *sum += more;
+        }
+        self.sum_ns += more.sum_ns;
+        self.missed += more.missed;
+    }
+}
+
 /// Types without padding, which may be read from and written to kernel maps as bytes.
 ///
 /// # Safety
@@ -291,6 +366,13 @@ layout! {
     FlowKey = 44,
     FlowValue = 72,
     SampleCounters = 56,
+    SendTimes = 224,
+    policy::Header = 64,
+    policy::Single = 16,
+    policy::Rule = 32,
+    policy::Limit = 64,
+    policy::LimitPeer = 24,
+    policy::Dropped = 48,
 }
 
 const _: () = assert!(core::mem::offset_of!(FlowValue, tcp_flags) % 4 == 0);

@@ -1,10 +1,10 @@
 //! Atomic updates of map values that several CPUs write.
 //!
-//! `core::sync::atomic` leaves out `fetch_add` and `fetch_or` on this target, as it has no compare-and-swap below
+//! `core::sync::atomic` leaves out `fetch_add`, `fetch_or` and `compare_exchange` on this target, as it has no compare-and-swap below
 //! instruction set v3; the intrinsics below them are there and become one locked instruction each. Relaxed order
-//! suffices: sums and flags say nothing about other memory.
+//! suffices: sums, flags and times say nothing about other memory.
 
-use core::intrinsics::{AtomicOrdering, atomic_or, atomic_xadd};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_or, atomic_xadd};
 
 /// `*target += value`.
 ///
@@ -37,4 +37,15 @@ pub(crate) unsafe fn add_u32(target: *mut u32, value: u32) {
 pub(crate) unsafe fn or_u32(target: *mut u32, value: u32) {
     // SAFETY: the caller's promise.
     unsafe { atomic_or::<u32, u32, { AtomicOrdering::Relaxed }>(target, value) };
+}
+
+/// `*target = new` where `*target == old`; whether it was.
+///
+/// # Safety
+///
+/// `target` must be valid, aligned to 8, and written by other CPUs atomically only.
+#[inline(always)]
+pub(crate) unsafe fn replace(target: *mut u64, old: u64, new: u64) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { atomic_cxchg::<u64, { AtomicOrdering::Relaxed }, { AtomicOrdering::Relaxed }>(target, old, new).1 }
 }

@@ -1,24 +1,27 @@
 //! Entry points that only `tidegate bench probes` loads: they measure what a packet costs.
 //!
 //! Running one packet over and over finds every table entry in the processor's cache. These draw the packet's source
-//! first, so that the body under test meets another flow each time; `bench_empty` is what that alone costs.
+//! first, from a table that the loader fills, so that the body under test meets another flow and another rule each time;
+//! `bench_empty` is what that alone costs.
 
 use aya_ebpf::{
     bindings::TC_ACT_UNSPEC,
-    btf_maps::PerCpuArray,
+    btf_maps::{Array, PerCpuArray},
     macros::{btf_map, classifier},
     programs::TcContext,
 };
+use tidegate_abi::BENCH_SOURCES;
 
 use crate::{
     headers::Link,
     observe::{Hook, observe},
 };
 
-/// Source addresses drawn from: half of what the flow table holds by default.
-const SOURCES: u32 = 8192;
-/// Where the last 16 bits of an IPv4 source address stand in an untagged frame.
-const SOURCE: usize = 28;
+/// Where the IPv4 source address stands in an untagged frame.
+const SOURCE: usize = 26;
+
+#[btf_map(name = "TG_BENCH_SOURCES")]
+static SOURCES: Array<[u8; 4], { BENCH_SOURCES as usize }> = Array::new();
 
 /// State of the draw, Marsaglia's xorshift32.
 #[btf_map(name = "TG_BENCH")]
@@ -52,10 +55,12 @@ fn draw_source(context: &TcContext) {
     *state ^= *state << 13;
     *state ^= *state >> 17;
     *state ^= *state << 5;
+    let Some(drawn) = SOURCES.get(*state % BENCH_SOURCES) else {
+        return;
+    };
     let source = context.data() + SOURCE;
-    if source + 2 <= context.data_end() {
-        let bytes = ((*state % SOURCES) as u16).to_be_bytes();
-        // SAFETY: the two bytes lie before the packet's end, as just compared.
-        unsafe { *(source as *mut [u8; 2]) = bytes };
+    if source + 4 <= context.data_end() {
+        // SAFETY: the four bytes lie before the packet's end, as just compared.
+        unsafe { *(source as *mut [u8; 4]) = *drawn };
     }
 }

@@ -8,49 +8,40 @@ use tidegate_abi::{Counter, FlowKey, FlowValue, VARIANCE_BYTES_UNIT, verdict};
 use crate::{
     atomic,
     headers::Headers,
-    maps::FLOWS,
+    maps::{FLOWS, Scratch},
     packet::Packet,
-    sample::{Sampler, boot_ns, tally},
+    sample::{boot_ns, tally},
 };
 
 /// Adds a sampled packet to its flow.
 ///
 /// A flow that is new on two CPUs at once is inserted by one of them; the other finds it on its second look.
 #[inline(always)]
-pub(crate) fn add(
-    packet: &Packet,
-    headers: &Headers,
-    direction: u8,
-    size: Counter,
-    weight: u32,
-    sampler: &mut Sampler,
-) {
-    let mut key = FlowKey::default();
-    if !headers.flow(packet, &mut key) {
+pub(crate) fn add(packet: &Packet, direction: u8, size: Counter, weight: u32, dropped: bool, scratch: &mut Scratch) {
+    let Scratch { headers, key, sampler, .. } = scratch;
+    if !headers.recall().has_flow() || !headers.identify(packet, direction, key) {
         tally(|samples| samples.no_flow += 1);
         return;
     }
-    key.ifindex = packet.ifindex();
-    key.direction = direction;
-
-    let sample = sample(headers, size, u64::from(weight));
-    if merge(&key, &sample) {
+    let verdict = if dropped { verdict::DROP } else { verdict::ALLOW };
+    let sample = sample(&headers.recall(), size, u64::from(weight), verdict);
+    if merge(key, &sample) {
         return;
     }
     if !sampler.admits_insert(sample.last_ns) {
         tally(|samples| samples.inserts_over_limit += 1);
         return;
     }
-    if FLOWS.insert(&key, &sample, u64::from(BPF_NOEXIST)).is_ok() {
+    if FLOWS.insert(&*key, &sample, u64::from(BPF_NOEXIST)).is_ok() {
         tally(|samples| samples.inserted += 1);
-    } else if !merge(&key, &sample) {
+    } else if !merge(key, &sample) {
         tally(|samples| samples.insert_failed += 1);
     }
 }
 
 /// The entry of a flow of which this packet is all that was seen.
 #[inline(always)]
-fn sample(headers: &Headers, size: Counter, weight: u64) -> FlowValue {
+fn sample(headers: &Headers, size: Counter, weight: u64, verdict: u8) -> FlowValue {
     let Counter { packets, bytes } = size;
     let spread = weight * (weight - 1);
     let now_ns = boot_ns();
@@ -66,7 +57,7 @@ fn sample(headers: &Headers, size: Counter, weight: u64) -> FlowValue {
         samples: 1,
         tcp_flags: headers.tcp_flags as u8,
         dscp: headers.dscp as u8,
-        verdict: verdict::ALLOW,
+        verdict,
         reserved: 0,
     }
 }
@@ -92,6 +83,7 @@ fn merge(key: &FlowKey, sample: &FlowValue) -> bool {
         atomic::or_u32(addr_of_mut!((*flow).tcp_flags).cast(), u32::from(sample.tcp_flags));
         (*flow).last_ns = sample.last_ns;
         (*flow).dscp = sample.dscp;
+        (*flow).verdict = sample.verdict;
     }
     true
 }

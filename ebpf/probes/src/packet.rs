@@ -28,6 +28,11 @@ impl Packet {
         Self { context }
     }
 
+    #[inline(always)]
+    pub(crate) fn context(&self) -> *mut __sk_buff {
+        self.context
+    }
+
     fields! {
         /// Interface that the program sees it on.
         ifindex: ifindex,

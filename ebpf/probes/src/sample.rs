@@ -59,6 +59,19 @@ impl Sampler {
         sample_rate
     }
 
+    /// The weight of a packet that a rule wants sampled: 1, or 0 where sampling is off.
+    #[inline(always)]
+    pub(crate) fn force() -> u32 {
+        if !SETTINGS.get(0).is_some_and(|settings| settings.sample_rate != 0) {
+            return 0;
+        }
+        tally(|samples| {
+            samples.sampled += 1;
+            samples.forced += 1;
+        });
+        1
+    }
+
     /// Whether one more flow may enter the table in this second.
     #[inline(always)]
     pub(crate) fn admits_insert(&mut self, now_ns: u64) -> bool {

@@ -3,19 +3,16 @@
 use std::{
     fs,
     io::{self, Write as _},
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::process::CommandExt as _,
-    },
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
-    thread,
 };
 
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
-
-use crate::{Scratch, need};
+use crate::{
+    Scratch,
+    mounts::{Mounts, run},
+    need,
+};
 
 /// An ext4 of its own on a loop device, mounted only in an anonymous mount namespace: it goes with the last
 /// process in there, whatever happens. Clones are the same disk.
@@ -24,7 +21,7 @@ pub struct Disk(Arc<Mounted>);
 
 #[derive(Debug)]
 struct Mounted {
-    namespace: OwnedFd,
+    mounts: Mounts,
     path: PathBuf,
     // Dropped last: holds the image and the mount point.
     _scratch: Scratch,
@@ -48,19 +45,8 @@ impl Disk {
         fs::create_dir(&path).expect("the folder is ours");
         fs::File::create(&image).and_then(|file| file.set_len(mib << 20)).expect("room for a sparse file");
         run(Command::new(need::find("mkfs.ext4").unwrap_or_default()).args(["-q", "-F", "-m", "0"]).arg(&image))?;
-        let namespace = thread::scope(|scope| {
-            scope
-                .spawn(|| -> Result<OwnedFd, String> {
-                    enter_new_mount_namespace().map_err(|error| format!("make a mount namespace: {error}"))?;
-                    run(Command::new("mount").args(["--make-rprivate", "/"]))?;
-                    run(Command::new("mount").args(["-o", "loop"]).args([&image, &path]))?;
-                    let namespace = fs::File::open("/proc/thread-self/ns/mnt").map_err(|error| error.to_string())?;
-                    Ok(namespace.into())
-                })
-                .join()
-                .expect("nothing in it panics")
-        })?;
-        Ok(Self(Arc::new(Mounted { namespace, path, _scratch: scratch })))
+        let mounts = Mounts::new(|| run(Command::new("mount").args(["-o", "loop"]).args([&image, &path])))?;
+        Ok(Self(Arc::new(Mounted { mounts, path, _scratch: scratch })))
     }
 
     /// Where it is mounted, for those that are inside.
@@ -76,21 +62,7 @@ impl Disk {
     /// With the closure's panic.
     #[track_caller]
     pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
-        let result = thread::scope(|scope| {
-            scope
-                .spawn(|| {
-                    // A thread shares its root folder with the others until it says otherwise.
-                    // SAFETY: this thread holds nothing that depends on the shared root folder.
-                    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }
-                        .and_then(|()| {
-                            move_into_link_name_space(self.0.namespace.as_fd(), Some(LinkNameSpaceType::Mount))
-                        })
-                        .unwrap_or_else(|error| panic!("enter the disk's namespace: {error}"));
-                    inside()
-                })
-                .join()
-        });
-        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.0.mounts.enter(inside)
     }
 
     /// Writes a file until nothing more fits.
@@ -129,31 +101,11 @@ impl Disk {
 
     /// Makes `command` run where it is mounted.
     pub(crate) fn confine(&self, command: &mut Command) {
-        let mounted = Arc::clone(&self.0);
-        // SAFETY: the closure makes one system call, which is async-signal-safe, on a descriptor that it owns.
-        unsafe {
-            command.pre_exec(move || {
-                Ok(move_into_link_name_space(mounted.namespace.as_fd(), Some(LinkNameSpaceType::Mount))?)
-            });
-        }
+        self.0.mounts.confine(command);
     }
 
     fn filler(&self) -> PathBuf {
         self.0.path.join("filler")
-    }
-}
-
-fn enter_new_mount_namespace() -> io::Result<()> {
-    // SAFETY: this thread holds nothing that depends on its mounts or on the root folder shared with others.
-    Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }?)
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
     }
 }
 

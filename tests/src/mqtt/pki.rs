@@ -16,7 +16,8 @@ pub struct Identity {
     pub key: PathBuf,
 }
 
-/// A certificate authority with a server certificate for `localhost` and `127.0.0.1`.
+/// A certificate authority with a server certificate for `localhost`, `127.0.0.1`, and `10.0.2.2`: the host's loopback
+/// as its emulated machines know it.
 #[derive(Debug)]
 pub struct Pki {
     scratch: Scratch,
@@ -55,7 +56,7 @@ impl Pki {
             &folder,
             "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=test-ca -keyout ca.key -out ca.pem",
         );
-        let server = issue(&folder, "server", "subjectAltName=DNS:localhost,IP:127.0.0.1", days);
+        let server = issue(&folder, "server", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:10.0.2.2", days);
         Self { ca: folder.join("ca.pem"), server, scratch }
     }
 

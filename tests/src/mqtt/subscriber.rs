@@ -17,6 +17,8 @@ use rumqttc::mqttbytes::{
 };
 
 use super::wire::{Message, Wire};
+#[cfg(feature = "schema")]
+use crate::schema::{Schemas, Seen};
 use crate::{Netns, eventually};
 
 /// Subscribes with QoS 1 and a session that outlives the connection; connects again, and subscribes again,
@@ -126,6 +128,10 @@ impl Drop for Subscriber {
         self.state.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _panicked = thread.join();
+        }
+        #[cfg(feature = "schema")]
+        if !thread::panicking() {
+            Schemas::assert_published_valid(Seen::AtTheBroker, &self.messages());
         }
     }
 }

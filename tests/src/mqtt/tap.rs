@@ -31,6 +31,8 @@ use super::{
     wire::{Message, Packets},
 };
 use crate::Netns;
+#[cfg(feature = "schema")]
+use crate::schema::{Schemas, Seen};
 
 /// A relay to a broker that may come and go. While the broker is away, a connection to the tap ends at once.
 #[derive(Debug)]
@@ -159,6 +161,11 @@ impl Drop for Tap {
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _panicked = thread.join();
+        }
+        #[cfg(feature = "schema")]
+        if !thread::panicking() {
+            let notes = self.shared.notes.lock().unwrap_or_else(PoisonError::into_inner);
+            Schemas::assert_published_valid(Seen::FromTheGateway, &notes.published);
         }
     }
 }

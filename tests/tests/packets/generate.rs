@@ -6,8 +6,19 @@ use fastrand::Rng;
 const MIN_BYTES: usize = 14;
 const MAX_BYTES: usize = 3_500;
 
+/// What packets shall be about: seven of eight draw from these, where there are any.
+#[derive(Debug, Default)]
+pub(crate) struct Aim {
+    pub(crate) ether_types: Vec<u16>,
+    pub(crate) v4: Vec<u32>,
+    pub(crate) v6: Vec<u128>,
+    pub(crate) protocols: Vec<u8>,
+    pub(crate) ports: Vec<u16>,
+    pub(crate) icmp_types: Vec<u8>,
+}
+
 /// An Ethernet frame.
-pub(crate) fn frame(rng: &mut Rng) -> Vec<u8> {
+pub(crate) fn frame(rng: &mut Rng, aim: &Aim) -> Vec<u8> {
     let mut frame = Vec::new();
     random(rng, &mut frame, 12);
     for _ in 0..*pick(rng, &[0, 0, 0, 0, 1, 1, 2, 2, 3, 4]) {
@@ -16,10 +27,11 @@ pub(crate) fn frame(rng: &mut Rng) -> Vec<u8> {
     }
     let tags_end = frame.len();
     let ether_type = *pick(rng, &[0x0800, 0x0800, 0x0800, 0x86DD, 0x86DD, 0x86DD, 0x0806, 0x9100, 0x0026, 0x8847]);
+    let ether_type = aimed(rng, &aim.ether_types).unwrap_or(ether_type);
     frame.extend(u16::to_be_bytes(ether_type));
     match ether_type {
-        0x0800 => ipv4(rng, &mut frame),
-        0x86DD => ipv6(rng, &mut frame),
+        0x0800 => ipv4(rng, aim, &mut frame),
+        0x86DD => ipv6(rng, aim, &mut frame),
         _ => {
             let length = rng.usize(..200);
             random(rng, &mut frame, length);
@@ -34,13 +46,13 @@ pub(crate) fn frame(rng: &mut Rng) -> Vec<u8> {
 ///
 /// The kernel takes that from bytes 12 and 13, as if this were a frame: of IPv4 the start of the source address, of
 /// IPv6 a part of it.
-pub(crate) fn headerless(rng: &mut Rng) -> (Vec<u8>, u16) {
+pub(crate) fn headerless(rng: &mut Rng, aim: &Aim) -> (Vec<u8>, u16) {
     let mut packet = Vec::new();
     let own: u16 = if rng.bool() {
-        ipv4(rng, &mut packet);
+        ipv4(rng, aim, &mut packet);
         0x0800
     } else {
-        ipv6(rng, &mut packet);
+        ipv6(rng, aim, &mut packet);
         0x86DD
     };
     spoil(rng, &mut packet, 0);
@@ -52,10 +64,11 @@ pub(crate) fn headerless(rng: &mut Rng) -> (Vec<u8>, u16) {
     (packet, ether_type)
 }
 
-fn ipv4(rng: &mut Rng, packet: &mut Vec<u8>) {
+fn ipv4(rng: &mut Rng, aim: &Aim, packet: &mut Vec<u8>) {
     let start = packet.len();
     let words = *pick(rng, &[5_u8, 5, 5, 6, 10, 15]);
     let protocol = *pick(rng, &[6, 6, 6, 17, 17, 1, 47, 50, 51, 58, 132]);
+    let protocol = aimed(rng, &aim.protocols).unwrap_or(protocol);
     packet.push(0x40 | words);
     packet.push(rng.u8(..));
     packet.extend([0; 2]);
@@ -65,19 +78,30 @@ fn ipv4(rng: &mut Rng, packet: &mut Vec<u8>) {
     packet.push(64);
     packet.push(protocol);
     random(rng, packet, 2 + 8 + (usize::from(words) - 5) * 4);
-    transport(rng, packet, protocol);
+    for at in [12, 16] {
+        if let Some(address) = aimed(rng, &aim.v4) {
+            packet[start + at..][..4].copy_from_slice(&address.to_be_bytes());
+        }
+    }
+    transport(rng, aim, packet, protocol);
     let total = u16::try_from(packet.len() - start).unwrap();
     packet[start + 2..start + 4].copy_from_slice(&total.to_be_bytes());
 }
 
-fn ipv6(rng: &mut Rng, packet: &mut Vec<u8>) {
+fn ipv6(rng: &mut Rng, aim: &Aim, packet: &mut Vec<u8>) {
     let start = packet.len();
     let transport_protocol = *pick(rng, &[6, 6, 6, 17, 17, 58, 1, 50, 59, 89, 253]);
+    let transport_protocol = aimed(rng, &aim.protocols).unwrap_or(transport_protocol);
     let chain = chain(rng);
     let following = |index: usize| chain.get(index).copied().unwrap_or(transport_protocol);
     packet.extend([0x60 | rng.u8(..16), rng.u8(..), rng.u8(..), rng.u8(..)]);
     packet.extend([0, 0, following(0), 64]);
     random(rng, packet, 32);
+    for at in [8, 24] {
+        if let Some(address) = aimed(rng, &aim.v6) {
+            packet[start + at..][..16].copy_from_slice(&address.to_be_bytes());
+        }
+    }
     for (index, header) in chain.iter().enumerate() {
         packet.push(following(index + 1));
         match header {
@@ -99,7 +123,7 @@ fn ipv6(rng: &mut Rng, packet: &mut Vec<u8>) {
             }
         }
     }
-    transport(rng, packet, transport_protocol);
+    transport(rng, aim, packet, transport_protocol);
     // A jumbogram states no length; its option is not judged.
     let jumbo = chain.first() == Some(&0) && rng.u8(..10) == 0;
     let length = if jumbo { 0 } else { u16::try_from(packet.len() - start - 40).unwrap() };
@@ -123,7 +147,8 @@ fn chain(rng: &mut Rng) -> Vec<u8> {
     chain
 }
 
-fn transport(rng: &mut Rng, packet: &mut Vec<u8>, protocol: u8) {
+fn transport(rng: &mut Rng, aim: &Aim, packet: &mut Vec<u8>, protocol: u8) {
+    let start = packet.len();
     match protocol {
         6 => {
             random(rng, packet, 12);
@@ -139,6 +164,21 @@ fn transport(rng: &mut Rng, packet: &mut Vec<u8>, protocol: u8) {
             random(rng, packet, 2);
         }
         1 | 58 => random(rng, packet, 8),
+        _ => {}
+    }
+    match protocol {
+        6 | 17 => {
+            for at in [0, 2] {
+                if let Some(port) = aimed(rng, &aim.ports) {
+                    packet[start + at..][..2].copy_from_slice(&port.to_be_bytes());
+                }
+            }
+        }
+        1 | 58 => {
+            if let Some(kind) = aimed(rng, &aim.icmp_types) {
+                packet[start] = kind;
+            }
+        }
         _ => {}
     }
     let payload = *pick(rng, &[0, 0, 1, 20, 500, 1_400, 2_800]);
@@ -187,6 +227,11 @@ fn random(rng: &mut Rng, packet: &mut Vec<u8>, count: usize) {
     packet.extend(std::iter::repeat_with(|| rng.u8(..)).take(count));
 }
 
-fn pick<'a, T>(rng: &mut Rng, choices: &'a [T]) -> &'a T {
+/// One of what packets shall be about. Draws nothing where that is nothing, so that seeds without an aim keep their packets.
+fn aimed<T: Copy>(rng: &mut Rng, choices: &[T]) -> Option<T> {
+    (!choices.is_empty() && rng.u8(..8) != 0).then(|| *pick(rng, choices))
+}
+
+pub(crate) fn pick<'a, T>(rng: &mut Rng, choices: &'a [T]) -> &'a T {
     &choices[rng.usize(..choices.len())]
 }

@@ -2,9 +2,11 @@
 
 mod generate;
 mod paged;
+mod policy;
 mod reference;
 
 use fastrand::Rng;
+use generate::Aim;
 use reference::{Link, Verdict, judge};
 use tidegate_abi::{
     ABI_VERSION, CLASSES, Counter, FlowKey, FlowValue, Settings, Slot, class, direction, programs, row,
@@ -60,7 +62,7 @@ fn ten_thousand_random_frames_are_classed_as_the_rfcs_say() {
     for seed in SEEDS {
         let mut rng = Rng::with_seed(seed);
         for number in 0..PACKETS {
-            let packet = generate::frame(&mut rng);
+            let packet = generate::frame(&mut rng, &Aim::default());
             bench.compare(&mut rng, &ETHERNET, &packet, Link::Ethernet, &format!("frame {number} of seed {seed}"));
         }
     }
@@ -74,7 +76,7 @@ fn ten_thousand_random_packets_without_a_link_header_are_classed_as_the_rfcs_say
     for seed in SEEDS {
         let mut rng = Rng::with_seed(seed);
         for number in 0..PACKETS {
-            let (packet, ether_type) = generate::headerless(&mut rng);
+            let (packet, ether_type) = generate::headerless(&mut rng, &Aim::default());
             bench.compare(&mut rng, &IP, &packet, Link::Ip(ether_type), &format!("packet {number} of seed {seed}"));
         }
     }
@@ -122,7 +124,8 @@ impl Bench {
             2 => (1, 0),
             _ => (0, 0),
         };
-        let context = Context { ingress_ifindex: if hook.forwarded { 2 } else { 0 }, gso_segs, gso_size };
+        let ingress_ifindex = if hook.forwarded { 2 } else { 0 };
+        let context = Context { ifindex: 0, ingress_ifindex, gso_segs, gso_size };
         let wanted = judge(packet, link, gso_segs, gso_size);
         self.seen[usize::from(wanted.class)] = true;
 

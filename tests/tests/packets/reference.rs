@@ -19,6 +19,10 @@ pub(crate) struct Verdict {
     pub(crate) class: u8,
     pub(crate) size: Counter,
     pub(crate) flow: Option<Flow>,
+    /// 4 or 6 where its type says so, be it malformed; else 0.
+    pub(crate) ip_version: u8,
+    /// What is known of a packet of class `TOO_DEEP` that has addresses.
+    pub(crate) buried: Option<Flow>,
 }
 
 /// The parts of a flow's key and value that the packet itself tells.
@@ -39,11 +43,17 @@ struct Reading {
     class: u8,
     headers: usize,
     flow: Option<Flow>,
+    ip_version: u8,
+    buried: Option<Flow>,
 }
 
 impl Reading {
     fn without_flow(class: u8, headers: usize) -> Self {
-        Self { class, headers, flow: None }
+        Self { class, headers, flow: None, ip_version: 0, buried: None }
+    }
+
+    fn with_flow(class: u8, headers: usize, flow: Flow) -> Self {
+        Self { flow: Some(flow), ..Self::without_flow(class, headers) }
     }
 }
 
@@ -62,7 +72,8 @@ pub(crate) fn judge(packet: &[u8], link: Link, segments: u32, segment_size: u32)
         (segments, _) => u64::from(segments),
     };
     let bytes = (len - outer_tag) + (packets - 1) * (repeated - outer_tag);
-    Verdict { class: reading.class, size: Counter { packets, bytes }, flow: reading.flow }
+    let Reading { class, headers: _, flow, ip_version, buried } = reading;
+    Verdict { class, size: Counter { packets, bytes }, flow, ip_version, buried }
 }
 
 /// Also says how many bytes the outer tag takes.
@@ -92,8 +103,8 @@ fn ethernet(frame: &[u8], segmented: bool) -> (Reading, u64) {
 
 fn network(ether_type: u16, bytes: &[u8], segmented: bool) -> Reading {
     match ether_type {
-        0x0800 => ipv4(bytes, segmented),
-        0x86DD => ipv6(bytes, segmented),
+        0x0800 => Reading { ip_version: 4, ..ipv4(bytes, segmented) },
+        0x86DD => Reading { ip_version: 6, ..ipv6(bytes, segmented) },
         0x0806 => Reading::without_flow(class::ARP, 0),
         _ => Reading::without_flow(class::NON_IP, 0),
     }
@@ -122,7 +133,7 @@ fn ipv4(bytes: &[u8], segmented: bool) -> Reading {
     };
     let fragment_offset = u16::from_be_bytes([bytes[6], bytes[7]]) & 0x1FFF;
     if fragment_offset > 0 {
-        return Reading { class: class::IPV4_FRAGMENT, headers: header, flow: Some(flow) };
+        return Reading::with_flow(class::IPV4_FRAGMENT, header, flow);
     }
     let classes = [class::IPV4_TCP, class::IPV4_UDP, class::IPV4_ICMP, class::IPV4_OTHER];
     transport(&bytes[header..total], header, flow, 1, classes)
@@ -165,7 +176,7 @@ fn ipv6(bytes: &[u8], segmented: bool) -> Reading {
             return transport(rest, at, flow, 58, classes);
         }
         if extensions == 6 {
-            return Reading::without_flow(class::TOO_DEEP, at);
+            return Reading { buried: Some(flow), ..Reading::without_flow(class::TOO_DEEP, at) };
         }
         if rest.len() < 8 || (next == 0 && extensions > 0) {
             return Reading::without_flow(class::MALFORMED, at);
@@ -182,7 +193,7 @@ fn ipv6(bytes: &[u8], segmented: bool) -> Reading {
         let fragment_offset = u16::from_be_bytes([rest[2], rest[3]]) >> 3;
         if next == 44 && fragment_offset > 0 {
             flow.protocol = rest[0];
-            return Reading { class: class::IPV6_FRAGMENT, headers: at, flow: Some(flow) };
+            return Reading::with_flow(class::IPV6_FRAGMENT, at, flow);
         }
         next = rest[0];
         extensions += 1;
@@ -219,5 +230,5 @@ fn transport(bytes: &[u8], at: usize, mut flow: Flow, icmp: u8, classes: [u8; 4]
         flow.source_port = u16::from_be_bytes([bytes[0], bytes[1]]);
         flow.destination_port = u16::from_be_bytes([bytes[2], bytes[3]]);
     }
-    Reading { class, headers: at + header, flow: Some(flow) }
+    Reading::with_flow(class, at + header, flow)
 }

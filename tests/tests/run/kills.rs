@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tidegate_tests::{Broker, Daemon, Ingest, Refused, Tap, eventually, need, requires};
+use tidegate_tests::{Broker, Daemon, Ingest, Over, Refused, Tap, eventually, need, requires};
 
 use crate::{all_arrive, reading};
 
@@ -27,6 +27,7 @@ fn every_record_answered_ok_arrives_though_the_daemon_is_killed_fifty_times() {
     let accepted = Arc::new(Mutex::new(BTreeMap::new()));
     let socket = daemon.ingest_socket();
     thread::scope(|scope| {
+        let _over = Over::when_dropped(&stop);
         for _producer in 0..PRODUCERS {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
@@ -59,7 +60,6 @@ fn every_record_answered_ok_arrives_though_the_daemon_is_killed_fifty_times() {
             daemon.kill();
             daemon.start_only();
         }
-        stop.store(true, Ordering::Relaxed);
     });
     let accepted = accepted.lock().unwrap().clone();
     assert!(accepted.len() > 500, "{} accepted records prove little", accepted.len());

@@ -6,6 +6,7 @@ mod io;
 mod kills;
 mod privileges;
 mod stop;
+mod supervised;
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -201,7 +201,7 @@ fn a_flood_of_new_flows_is_bounded_and_every_sample_is_accounted_for() {
     const CAPACITY: u32 = 2_048;
     requires!(needs());
     let net = Gateway::new();
-    let watcher = Watcher::sized(&net.gateway, Options { flow_capacity: Some(CAPACITY) });
+    let watcher = Watcher::sized(&net.gateway, Options { flow_capacity: Some(CAPACITY), ..Options::default() });
     watcher.sample(1);
     watcher.watch(&["eth0"], Attach::Auto);
     eventually(Duration::from_secs(5), "eth0 is watched", || watcher.read().interfaces.len() == 1);

@@ -60,6 +60,34 @@ fn interfaces_are_followed_as_they_appear_vanish_and_change_names() {
 }
 
 #[test]
+fn the_time_to_attach_is_told_of_interfaces_that_a_message_told_of() {
+    requires!(needs());
+    let (here, there) = (Netns::new("here"), Netns::new("there"));
+    here.join("eth0", &there, "p0");
+    here.join("lan0", &there, "p1");
+    here.join("lan1", &there, "p2");
+    let watcher = Watcher::start(&here, &["eth*"], Attach::Auto, 1);
+    let attached_after = |wanted: &str| {
+        eventually(Duration::from_secs(5), "it is watched", || {
+            let readings = watcher.read();
+            readings.interfaces.iter().find(|watched| watched.name == wanted).map(|watched| watched.attached_after)
+        })
+    };
+    assert_eq!(attached_after("eth0"), None, "it was there before us");
+    here.join("eth1", &there, "p3");
+    // Attaching takes some microseconds; a busy machine may let us wait.
+    let took = attached_after("eth1").expect("a message told of it");
+    assert!(took > Duration::ZERO && took < Duration::from_secs(2), "{took:?}");
+    println!("attached {took:?} after the message");
+    here.run("ip link set lan0 down");
+    here.run("ip link set lan0 name eth2");
+    assert!(attached_after("eth2").is_some(), "a message told of its new name");
+    watcher.watch(&["eth*", "lan*"], Attach::Auto);
+    assert_eq!(attached_after("lan1"), None, "it was there before anybody wanted it");
+    assert_eq!(attached_after("eth1"), Some(took), "it is told as it was");
+}
+
+#[test]
 fn a_rename_keeps_counters_and_flows() {
     requires!(needs());
     let net = Gateway::new();

@@ -8,7 +8,9 @@ mod counters;
 mod daemon;
 mod flows;
 mod interfaces;
+mod pins;
 mod published;
+mod sends;
 mod watcher;
 
 use tidegate_tests::need;

@@ -5,12 +5,13 @@ use std::{sync::Arc, time::Duration};
 use serde_json::Value;
 use tidegate::{
     config::Config,
-    kernel::{Kernel, Options, Patterns},
+    kernel::{Kernel, Options, Patterns, Started},
     record::{Clock, Stored},
     sources::{
         Sink, lane,
         traffic::{self, TrafficStatus},
     },
+    supervisor::Pulse,
 };
 use tidegate_spool::{IoPreference, LaneOptions, ReadFrom, Spool};
 use tidegate_tests::{
@@ -56,9 +57,11 @@ impl Source {
         let (config, of_config) = watch::channel(Arc::new(config));
         let (of_status, status) = watch::channel(TrafficStatus::default());
         let shutdown = CancellationToken::new();
-        let (kernel, events, _thread) = net.gateway.enter(|| Kernel::start(Options::default())).unwrap();
+        let Started { kernel, events, .. } = net.gateway.enter(|| Kernel::start(Options::default())).unwrap();
+        runtime.block_on(kernel.enforce(None)).unwrap();
         let sink = Sink::new(spool.clone(), Clock::of_this_boot());
-        let task = runtime.spawn(traffic::run(kernel, events, of_config, sink, of_status, shutdown.clone()));
+        let task =
+            runtime.spawn(traffic::run(kernel, events, of_config, sink, of_status, Pulse::unasked(), shutdown.clone()));
         let source = Self { runtime, spool, config, status, shutdown, task: Some(task), _scratch: scratch };
         eventually(Duration::from_secs(10), "both interfaces are watched", || source.status().interfaces.len() == 2);
         source

@@ -4,7 +4,7 @@ use std::{thread::JoinHandle, time::Duration};
 
 use tidegate::{
     config::Attach,
-    kernel::{Event, Kernel, Options, Patterns, Readings, Rows, Watch},
+    kernel::{Event, Kernel, OnStop, Options, Patterns, Readings, Rows, Started, Watch},
 };
 use tidegate_abi::{Counter, FlowKey, FlowValue};
 use tidegate_tests::{Netns, eventually};
@@ -34,7 +34,8 @@ impl Watcher {
     /// Starts without watching anything yet.
     pub(crate) fn sized(namespace: &Netns, options: Options) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let (kernel, events, thread) = namespace.enter(|| Kernel::start(options)).unwrap();
+        let Started { kernel, events, thread, .. } = namespace.enter(|| Kernel::start(options)).unwrap();
+        runtime.block_on(kernel.enforce(None)).unwrap();
         Self { kernel, events, thread: Some(thread), runtime }
     }
 
@@ -112,7 +113,7 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.runtime.block_on(self.kernel.stop());
+        self.runtime.block_on(self.kernel.stop(OnStop::Open));
         if let Some(thread) = self.thread.take() {
             let _panicked = thread.join();
         }

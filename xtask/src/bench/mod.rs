@@ -12,7 +12,7 @@ use crate::{
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// Which benches; all of them where none is named
-    #[arg(value_parser = ["traffic", "deliver", "footprint"])]
+    #[arg(value_parser = ["traffic", "deliver", "footprint", "control", "fleet"])]
     benches: Vec<String>,
     /// Rounds; the median of them is shown
     #[arg(long, value_name = "N", default_value_t = 5)]
@@ -27,8 +27,11 @@ pub(crate) struct Args {
 
 /// Builds, then hands over to the stage.
 pub(crate) fn run(args: &Args) -> Result<(), String> {
-    heading("Building the daemon (release) and the stage");
-    shell::run(&mut cargo(&["build", "--release", "--package", "tidegate", "--bin", "tidegate"]))?;
+    heading("Building the daemon and the operator's program (release), and the stage");
+    for program in ["tidegate", "tidegate-fleet"] {
+        // One at a time, so that each has the features that it is shipped with.
+        shell::run(&mut cargo(&["build", "--release", "--package", program, "--bin", program]))?;
+    }
     shell::run(&mut cargo(&[
         "build",
         "--release",
@@ -39,15 +42,15 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
         "--bin",
         "xtask-bench",
     ]))?;
-    let daemon = crate::target().join("release/tidegate");
-    let stage = crate::target().join("release/xtask-bench");
+    let built = |name: &str| crate::target().join("release").join(name).display().to_string();
+    let stage = built("xtask-bench");
     let privilege = Privilege::get("network namespaces and eBPF");
     packages::install(&privilege, &packages::BENCH);
     if let Privilege::None(why) = privilege {
         return Err(format!("bench needs root for network namespaces and eBPF: {why}"));
     }
-    let variables = [("TIDEGATE_BIN", daemon.display().to_string())];
-    let mut command = privilege.command(&stage.to_string_lossy(), &variables);
+    let variables = [("TIDEGATE_BIN", built("tidegate")), ("TIDEGATE_FLEET_BIN", built("tidegate-fleet"))];
+    let mut command = privilege.command(&stage, &variables);
     command.args(["--rounds", &args.rounds.to_string(), "--seconds", &args.seconds.to_string()]);
     if args.json {
         command.arg("--json");

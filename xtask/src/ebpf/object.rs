@@ -12,8 +12,9 @@ use std::{
 use super::{
     Error,
     manifest::Program,
-    toolchain::{FLAGS, TARGET, Toolchain, cargo_home, run},
+    toolchain::{FLAGS, TARGET, Toolchain, run},
 };
+use crate::tools::cargo_home;
 
 /// Separates flags in `CARGO_ENCODED_RUSTFLAGS`.
 const SEPARATOR: char = '\x1f';
@@ -26,7 +27,7 @@ const FOREIGN: [&str; 6] =
 /// Builds the object below `target` and strips it; its path.
 ///
 /// Equal sources and tools make equal bytes in any folder: paths that the compiler writes into types are mapped to
-/// names of no machine. BTF stays, for the kernel types maps by it; DWARF goes, and so does `.BTF.ext`, half of the
+/// names of no machine, and symbols are [told apart without the folder](plain). BTF stays, for the kernel types maps by it; DWARF goes, and so does `.BTF.ext`, half of the
 /// object's size for line numbers in a verifier's log, which the unstripped object below `target` still has.
 pub(super) fn build(root: &Path, target: &Path, toolchain: &Toolchain) -> Result<PathBuf, Error> {
     let probes = root.join("ebpf/probes");
@@ -46,7 +47,19 @@ pub(super) fn build(root: &Path, target: &Path, toolchain: &Toolchain) -> Result
     run(Command::new(&toolchain.objcopy)
         .args(["--strip-debug", "--remove-section=.BTF.ext", "--remove-section=.rel.BTF.ext"])
         .args([&folder.join("tidegate-probes"), &stripped]))?;
+    let symbols = run(Command::new(&toolchain.objdump).arg("--syms").arg(&stripped))?;
+    let renamed = symbols.split_whitespace().filter_map(|name| Some(format!("--redefine-sym={name}={}", plain(name)?)));
+    run(Command::new(&toolchain.objcopy).args(renamed).arg(&stripped))?;
     Ok(stripped)
+}
+
+/// A function's name without what tells its crate from others of that name (`Cs`, digits of base 62, `_` in
+/// [RFC 2603](https://rust-lang.github.io/rfcs/2603-rust-symbol-name-mangling-v0.html)), which Cargo makes of the folder;
+/// `None` where there is nothing of that in it.
+fn plain(name: &str) -> Option<String> {
+    let (before, after) = name.strip_prefix("_R")?.split_once("Cs")?;
+    let (_disambiguator, path) = after.split_once('_')?;
+    Some(format!("_R{before}C{path}"))
 }
 
 /// Cargo in `folder`, with nothing of the caller's that would change the object.
@@ -91,11 +104,29 @@ pub(super) fn programs(object: &Path, toolchain: &Toolchain) -> Result<BTreeMap<
     Ok(symbols
         .lines()
         .filter_map(|line| {
-            // Address, flags, then: `F classifier<TAB>SIZE NAME`.
-            let (_, rest) = line.split_once(" F classifier\t")?;
+            // Address, flags, then: `F SECTION<TAB>SIZE NAME`.
+            let (section, rest) = line.split_once(" F ")?.1.split_once('\t')?;
+            let (kind, _function) = section.split_once('/').unwrap_or((section, ""));
+            if !["classifier", "fentry", "fexit"].contains(&kind) {
+                return None;
+            }
             let (size, name) = rest.split_once(' ')?;
             let bytes = u64::from_str_radix(size, 16).ok()?;
             Some((name.to_owned(), Program { instructions: bytes / INSTRUCTION_BYTES, bytes }))
         })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_functions_do_not_tell_the_folder_they_were_built_in() {
+        assert_eq!(
+            plain("_RNvNtCseq4ue0uym2h_15tidegate_probes7headers8identify").as_deref(),
+            Some("_RNvNtC15tidegate_probes7headers8identify")
+        );
+        assert_eq!(plain("tidegate_ingress"), None);
+    }
 }

@@ -9,6 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use crate::tools::cargo_home;
 
 /// How to get them. rustup has no `core` for BPF, and none of its toolchains is needed.
 pub(super) const INSTALL: &str = "\
@@ -93,12 +94,6 @@ fn bpf_linker() -> Result<PathBuf, Error> {
         .map(|folder| folder.join("bpf-linker"))
         .find(|file| file.is_file())
         .ok_or_else(|| Error::Tool { missing: "bpf-linker (in PATH)".to_owned() })
-}
-
-/// Where Cargo keeps what it installs and downloads.
-pub(super) fn cargo_home() -> PathBuf {
-    env::var_os("CARGO_HOME")
-        .map_or_else(|| PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"), PathBuf::from)
 }
 
 fn present(path: &Path) -> Result<PathBuf, Error> {

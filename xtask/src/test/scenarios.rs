@@ -1,63 +1,128 @@
 //! Scenario tests: built as the caller, run with privileges.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
+    process::{Child, Stdio},
 };
 
-use super::tally::Outcome;
+use super::{libtest::Report, retry::Retries, skips::Skips, tally::Outcome};
 use crate::{
     privilege::Privilege,
     shell::{self, cargo},
 };
 
-/// Test programs of the package `tests`, and the daemon that they run.
+/// Test programs of the package `tests`, and what they are told by variables.
 #[derive(Debug)]
 pub(crate) struct Scenarios {
     programs: Vec<PathBuf>,
-    daemon: PathBuf,
+    variables: Vec<(&'static str, String)>,
+    /// Seconds after which one test program is ended: far above what any takes, so that nothing hangs for ever.
+    limit_s: u32,
+    arguments: &'static [&'static str],
 }
 
-/// Seconds after which one test program is ended: far above what any takes, so that nothing hangs for ever.
-const LIMIT_S: u32 = 420;
+/// Which tests of those that there are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Choice<'a> {
+    /// Only those whose name contains this.
+    pub(crate) filter: Option<&'a str>,
+    /// With big counts: hours instead of minutes.
+    pub(crate) long: bool,
+}
 
 impl Scenarios {
-    /// Builds them.
+    /// Builds those that run on this machine, and the programs under test.
     pub(crate) fn build() -> Result<Self, String> {
-        let daemon = executables(&["build", "--package", "tidegate", "--bin", "tidegate"])?;
+        let build = |name| {
+            let built = executables(&["build", "--package", name, "--bin", name])?;
+            built.first().map(|path| path.display().to_string()).ok_or(format!("cargo built no {name}"))
+        };
+        let variables = vec![("TIDEGATE_BIN", build("tidegate")?), ("TIDEGATE_FLEET_BIN", build("tidegate-fleet")?)];
         let programs = executables(&["test", "--package", "tidegate-tests", "--no-run"])?;
-        let daemon = daemon.into_iter().next().ok_or("cargo built no daemon")?;
-        Ok(Self { programs, daemon })
+        Ok(Self { programs, variables, limit_s: 900, arguments: &[] })
     }
 
-    /// Runs one program after the other; within one, tests run side by side.
-    pub(crate) fn run(&self, privilege: &Privilege, filter: Option<&str>) -> Result<Outcome, String> {
-        let skipped = crate::target().join("skipped-scenarios");
-        // Made by the caller, so that it stays the caller's.
-        fs::write(&skipped, "").map_err(|error| format!("{}: {error}", skipped.display()))?;
-        let mut variables = vec![
-            ("TIDEGATE_BIN", self.daemon.display().to_string()),
-            ("TIDEGATE_SKIPPED", skipped.display().to_string()),
-        ];
-        for name in ["RUST_BACKTRACE", "PROPTEST_CASES", "TMPDIR"] {
-            variables.extend(std::env::var(name).ok().map(|value| (name, value)));
+    /// Builds those that run on emulated gateways.
+    pub(crate) fn build_device() -> Result<Self, String> {
+        let programs = executables(&[
+            "test",
+            "--package",
+            "tidegate-tests",
+            "--features",
+            "device",
+            "--test",
+            "device",
+            "--no-run",
+        ])?;
+        // Emulation of one machine keeps a processor busy, and its disk another.
+        Ok(Self { programs, variables: Vec::new(), limit_s: 2400, arguments: &["--test-threads=2"] })
+    }
+
+    /// Tells the programs something.
+    pub(crate) fn tell(&mut self, variable: &'static str, value: String) {
+        self.variables.push((variable, value));
+    }
+
+    /// Starts to build what the emulated gateways boot, beside what else is done. It says what it does as it ends.
+    pub(crate) fn start_images(&self, privilege: &Privilege) -> Result<Child, String> {
+        let program = self.programs.first().ok_or("cargo built no device tests")?;
+        let mut command = privilege.command(&program.display().to_string(), &self.all_variables());
+        command.args(["--exact", "--nocapture", "harness::the_images_are_there"]).stdin(Stdio::null());
+        command.current_dir(crate::workspace().join("tests"));
+        command.spawn().map_err(|error| format!("{}: {error}", shell::line(&command)))
+    }
+
+    /// Runs one program after the other; within one, tests run side by side. What fails is run once more, alone.
+    pub(crate) fn run(&self, privilege: &Privilege, choice: Choice<'_>) -> Result<Outcome, String> {
+        let skips = Skips::new(crate::target().join("skipped-scenarios"))?;
+        let mut variables = self.all_variables();
+        variables.push(skips.variable());
+        let mut limit_s = self.limit_s;
+        if choice.long {
+            variables.push(("TIDEGATE_LONG", "1".to_owned()));
+            limit_s *= 10;
         }
-        let mut outcome = Outcome::default();
-        for program in &self.programs {
-            println!("\n-- {}", name(program));
+        let command = |program: &Path, arguments: &[&str]| {
             // In the foreground: a Ctrl-C reaches the tests, which then clean up.
             let mut command = privilege.command("timeout", &variables);
-            command.args(["--foreground", "--kill-after=10", &LIMIT_S.to_string()]).arg(program).args(filter);
+            command.args(["--foreground", "--kill-after=10", &limit_s.to_string()]).arg(program).args(arguments);
             // Packages' own folder, as cargo has it.
             command.current_dir(crate::workspace().join("tests"));
-            outcome = outcome.and(Outcome::tests(&mut command));
+            command
+        };
+        let mut outcome = Outcome::default();
+        let mut retries = Retries::new();
+        for program in &self.programs {
+            let program_name = name(program);
+            println!("\n-- {program_name}");
+            let mut all = command(program, self.arguments);
+            let mut report = Report::of(all.args(choice.filter));
+            let skipped = skips.take()?;
+            report.passed = report.passed.saturating_sub(skipped.len());
+            let flaky = retries.flaky(&report.failures, |scenario| {
+                println!("\n-- {program_name}, once more, alone: {scenario}");
+                let again = Report::of(&mut command(program, &["--exact", scenario, "--test-threads=1"]));
+                // One that is skipped now has not shown what it failed to show.
+                let judged = skips.take().is_ok_and(|skipped| skipped.is_empty());
+                judged && (again.passed, again.failed) == (1, 0)
+            });
+            for scenario in &flaky {
+                println!("flaky: {program_name} {scenario}");
+                report.forgive(scenario);
+            }
+            let mut found = Outcome::reported(&report, &all);
+            found.skipped.extend(skipped);
+            found.flaky.extend(flaky.iter().map(|scenario| format!("{program_name} {scenario}")));
+            outcome = outcome.and(found);
         }
-        // libtest knows no skipping at run time and counts these as passed.
-        let skipped = fs::read_to_string(&skipped).map_err(|error| format!("{}: {error}", skipped.display()))?;
-        let skipped: Vec<String> = skipped.lines().map(str::to_owned).collect();
-        outcome.passed = outcome.passed.saturating_sub(skipped.len());
-        outcome.skipped.extend(skipped);
         Ok(outcome)
+    }
+
+    /// What was told, and what the caller may set.
+    fn all_variables(&self) -> Vec<(&'static str, String)> {
+        let callers = ["RUST_BACKTRACE", "PROPTEST_CASES", "TMPDIR", "TIDEGATE_VM", "TIDEGATE_DEBIAN_MIRROR"];
+        let callers = callers.into_iter().filter_map(|name| Some((name, std::env::var(name).ok()?)));
+        self.variables.iter().cloned().chain(callers).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{process::Command, time::Duration};
 
+use super::libtest::Report;
 use crate::shell::{self, heading};
 
 /// What one step found.
@@ -13,6 +14,8 @@ pub(crate) struct Outcome {
     pub(crate) failed: usize,
     /// Those that could not be judged here: name and reason.
     pub(crate) skipped: Vec<String>,
+    /// Those that failed, and passed when they were run once more.
+    pub(crate) flaky: Vec<String>,
     /// Command lines that run again what failed.
     pub(crate) again: Vec<String>,
 }
@@ -34,22 +37,20 @@ impl Outcome {
         }
     }
 
-    /// A command whose output has libtest's closing lines, one for each test program.
+    /// Test programs of the command.
     pub(crate) fn tests(command: &mut Command) -> Self {
-        let mut outcome = Self::default();
-        let ended = shell::watch(command, |line| {
-            if let Some((passed, failed, ignored)) = closing_line(line) {
-                outcome.passed += passed;
-                outcome.failed += failed;
-                outcome.skipped.extend((0..ignored).map(|_| "a test that its source marks as ignored".to_owned()));
-            }
-        });
-        if !ended.is_ok_and(|status| status.success()) {
-            // A program that crashed, or did not compile, has no closing line.
-            outcome.failed = outcome.failed.max(1);
-            outcome.again.push(shell::line(command));
+        Self::reported(&Report::of(command), command)
+    }
+
+    /// What test programs of the command said.
+    pub(crate) fn reported(report: &Report, command: &Command) -> Self {
+        Self {
+            passed: report.passed,
+            failed: report.failed,
+            skipped: vec!["a test that its source marks as ignored".to_owned(); report.ignored],
+            again: if report.failed > 0 { vec![shell::line(command)] } else { Vec::new() },
+            ..Self::default()
         }
-        outcome
     }
 
     /// Both together.
@@ -57,6 +58,7 @@ impl Outcome {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped.extend(other.skipped);
+        self.flaky.extend(other.flaky);
         self.again.extend(other.again);
         self
     }
@@ -69,15 +71,6 @@ impl From<Result<Self, String>> for Outcome {
             Self { failed: 1, again: vec!["cargo xtask test".to_owned()], ..Self::default() }
         })
     }
-}
-
-/// Passed, failed and ignored, of `test result: ok. 14 passed; 1 failed; 0 ignored; …`.
-fn closing_line(line: &str) -> Option<(usize, usize, usize)> {
-    let counts = line.strip_prefix("test result: ")?;
-    let count = |what: &str| {
-        counts.split("; ").find_map(|part| part.strip_suffix(what)?.trim().rsplit(' ').next()?.parse().ok())
-    };
-    Some((count(" passed")?, count(" failed")?, count(" ignored")?))
 }
 
 /// All steps.
@@ -123,13 +116,20 @@ impl Tally {
                 println!("  {skipped}");
             }
         }
+        if !all.flaky.is_empty() {
+            println!("\npassed only when run once more, alone:");
+            for flaky in &all.flaky {
+                println!("  flaky: {flaky}");
+            }
+        }
         if !all.again.is_empty() {
             println!("\nto run again what failed:");
             for again in &all.again {
                 println!("  {again}");
             }
         }
-        println!("\n{} passed, {} failed, {} skipped", all.passed, all.failed, all.skipped.len());
+        let (flaky, skipped) = (all.flaky.len(), all.skipped.len());
+        println!("\n{} passed ({flaky} flaky), {} failed, {skipped} skipped", all.passed, all.failed);
         if all.failed == 0 { Ok(()) } else { Err(format!("{} checks or tests failed", all.failed)) }
     }
 }
@@ -137,13 +137,6 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn closing_lines_are_read() {
-        let line = "test result: FAILED. 14 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 3.82s";
-        assert_eq!(closing_line(line), Some((14, 1, 2)));
-        assert_eq!(closing_line("test x ... ok"), None);
-    }
 
     #[test]
     fn a_test_program_that_crashes_is_a_failure() {

@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, process::Command};
 
-use crate::shell::{self, cargo};
+use crate::{
+    shell::{self, cargo},
+    tools::Tool,
+};
 
 /// Checks compiler, clippy and rustfmt.
 ///
@@ -59,23 +62,19 @@ impl Deny {
     }
 }
 
-/// Finds cargo-deny, or installs it below `target/`: two minutes, once.
+/// Finds cargo-deny, or installs it below `target/`.
 ///
 /// # Errors
 ///
 /// It cannot be installed.
 pub(crate) fn cargo_deny() -> Result<Deny, String> {
+    const DENY: Tool =
+        Tool { name: "cargo-deny", version: "^0.20", optimised: true, arguments: &[], takes: "about two minutes" };
+
     if shell::works(&mut cargo(&["deny", "--version"])) {
         return Ok(Deny::Installed);
     }
-    let root = crate::target().join("tools");
-    let program = root.join("bin/cargo-deny");
-    if !shell::works(Command::new(&program).arg("--version")) {
-        println!("cargo-deny is not installed: building it below {} (about two minutes, once)", root.display());
-        let mut install = cargo(&["install", "cargo-deny", "--locked", "--version", "^0.20", "--root"]);
-        shell::run(install.arg(&root)).map_err(|error| format!("cargo-deny cannot be installed: {error}"))?;
-    }
-    Ok(Deny::Own(program))
+    DENY.get().map(Deny::Own)
 }
 
 #[cfg(test)]

@@ -179,6 +179,9 @@ impl<S: Storage> Engine<S> {
                     self.cursor_moved();
                 }
             }
+            Command::Ping { reply } => {
+                let _sent = reply.send(());
+            }
             Command::Close { reply } => return Some(reply),
         }
         None

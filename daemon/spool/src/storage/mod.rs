@@ -2,7 +2,7 @@
 //!
 //! | backend | data | where |
 //! |---|---|---|
-//! | [`uring`] | `io_uring` by `tokio-uring` | production, where the kernel grants it |
+//! | `uring` | `io_uring` by `tokio-uring` | production, where the kernel grants it; not in static builds (musl) |
 //! | [`threads`] | `pread`, `pwrite`, `fdatasync` | production, everywhere else |
 //! | `model` | a disk in memory that loses what was not synced | tests |
 //!
@@ -17,6 +17,7 @@ use crate::buffer::Buffer;
 pub(crate) mod model;
 mod posix;
 pub mod threads;
+#[cfg(not(target_env = "musl"))]
 pub mod uring;
 
 /// How a file is opened.

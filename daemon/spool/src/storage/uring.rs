@@ -18,7 +18,7 @@ use crate::{buffer::Buffer, format::BLOCK};
 
 /// Entries of the submission queue: each lane has one write or one sync under way, there is one read,
 /// and closing adds one. Eight lanes, rounded up to a power of two.
-pub(crate) const ENTRIES: u32 = 16;
+const ENTRIES: u32 = 16;
 
 /// Asks the kernel for a ring and sends a no-op through it.
 ///
@@ -43,6 +43,13 @@ pub fn probe() -> io::Result<()> {
     unsafe { ring.submission().push(&nop) }.map_err(io::Error::other)?;
     ring.submit_and_wait(1)?;
     Ok(())
+}
+
+/// Runs a future to its end on this thread, with a ring.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    let mut ring = tokio_uring::builder();
+    ring.entries(ENTRIES);
+    ring.start(future)
 }
 
 /// Data and syncs through the ring. Use inside `tokio_uring::start` only.

@@ -103,9 +103,9 @@ pub(crate) fn last_position(entries: &[Entry]) -> Position {
 
 fn on_real(io: IoPreference, direct: bool, body: impl AsyncFnOnce(&Real)) {
     if io == IoPreference::Uring
-        && let Err(error) = crate::storage::uring::probe()
+        && let Err(reason) = crate::open::ring()
     {
-        eprintln!("skipped: io_uring is not available here ({error})");
+        eprintln!("skipped: io_uring is not available here ({reason})");
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

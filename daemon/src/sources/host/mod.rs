@@ -1,9 +1,10 @@
 //! The machine's own state, as `telemetry/host`: load, memory, pressure, temperatures, disks, links, and what the
-//! daemon itself costs.
+//! daemon itself costs; and when the certificates of its connection expire.
 //!
 //! Everything comes from /proc, /sys and two system calls, read in one go each `[host] interval`. Counters are
 //! sent as the kernel has them, since boot, so that a lost sample costs resolution and nothing else.
 
+mod certificates;
 mod disk;
 mod files;
 mod links;
@@ -24,8 +25,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::files::Files;
+use self::{certificates::Alarms, files::Files};
 pub use self::{
+    certificates::Certificate,
     disk::{Disk, FileSystem},
     links::Link,
     load::{Cpu, Load},
@@ -36,7 +38,7 @@ pub use self::{
     thermal::Temperature,
 };
 use super::Sink;
-use crate::{config::Config, record::Record};
+use crate::{config::Config, record::Record, supervisor::Pulse};
 
 /// The host source's part of `tidegate status`. Counts are since the daemon started.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -55,29 +57,34 @@ pub async fn run(
     mut config: watch::Receiver<Arc<Config>>,
     sink: Sink,
     status: watch::Sender<HostStatus>,
+    mut pulse: Pulse,
     shutdown: CancellationToken,
 ) {
     let mut files = Files::below(Path::new("/"));
     let mut last = Instant::now();
     let mut is_first = true;
+    let mut alarms = Alarms::default();
     loop {
         let interval = config.borrow_and_update().host.interval;
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
+            () = pulse.asked() => {}
             // A new interval counts from the last sample, so that a change neither delays nor doubles one.
             Ok(()) = config.changed() => {}
             () = sleep_until(if is_first { last } else { last + interval }) => {
                 is_first = false;
                 last = next_start(last, interval, Instant::now());
-                let spool_dir = config.borrow().spool.dir.clone();
+                let config = Arc::clone(&config.borrow());
+                let now = sink.now();
                 let looked = spawn_blocking(move || {
-                    let sample = Sample::take(&mut files, &spool_dir);
+                    let mut sample = Sample::take(&mut files, &config.spool.dir);
+                    sample.look_at_certificates(&config.mqtt, &now);
                     (files, sample)
                 });
                 let Ok((returned, sample)) = looked.await else { return };
                 files = returned;
-                publish(sample, &sink, &status).await;
+                pulse.during(publish(sample, &sink, &status, &mut alarms)).await;
             }
         }
     }
@@ -90,10 +97,15 @@ fn next_start(last: Instant, interval: Duration, now: Instant) -> Instant {
     if now < due + interval { due.min(now) } else { now }
 }
 
-async fn publish(mut sample: Sample, sink: &Sink, status: &watch::Sender<HostStatus>) {
+async fn publish(mut sample: Sample, sink: &Sink, status: &watch::Sender<HostStatus>, alarms: &mut Alarms) {
     sample.samples_dropped = status.borrow().dropped;
+    let (due, given) = alarms.due(&sample.certificates);
     let data = serde_json::to_vec(&sample).expect("numbers, texts, and maps with text keys have a form in JSON");
-    let stored = sink.put([Record::telemetry("host", data.into())]).await;
+    let events = due.iter().map(|event| Record::event("incident", event));
+    let stored = sink.put([Record::telemetry("host", data.into())].into_iter().chain(events)).await;
+    if stored.is_ok() {
+        *alarms = given;
+    }
     status.send_modify(|status| {
         match &stored {
             Ok(_) => status.published += 1,
@@ -159,7 +171,7 @@ mod tests {
         let (change, config_receiver) = watch::channel(config(60));
         let (status, mut seen) = watch::channel(HostStatus::default());
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(run(config_receiver, sink, status, shutdown.clone()));
+        let task = tokio::spawn(run(config_receiver, sink, status, Pulse::unasked(), shutdown.clone()));
         seen.wait_for(|status| status.published == 1).await.unwrap();
 
         sleep(Duration::from_secs(59)).await;

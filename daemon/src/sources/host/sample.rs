@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, io, path::Path};
 use serde::Serialize;
 
 use super::{
+    certificates::{self, Certificate},
     disk::{self, Disk, FileSystem},
     files::Files,
     links::{self, Link},
@@ -14,6 +15,7 @@ use super::{
     pressure::{self, Pressure},
     thermal::{self, Temperature},
 };
+use crate::{config::Mqtt, record::Stamp};
 
 /// The data of a `telemetry/host` record. What this machine cannot tell is absent, and named in `unavailable`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -43,6 +45,9 @@ pub struct Sample {
     /// By interface.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<Link>,
+    /// Those of the connection to the broker, where it has any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<Certificate>,
     /// The daemon's own cost.
     #[serde(rename = "self")]
     pub own: Own,
@@ -91,6 +96,11 @@ impl Sample {
         let links = links::links(files);
         sample.links = sample.available("links", links).unwrap_or_default();
         sample
+    }
+
+    /// Adds when the certificates expire.
+    pub(super) fn look_at_certificates(&mut self, mqtt: &Mqtt, now: &Stamp) {
+        self.certificates = certificates::certificates(mqtt, now, &mut self.unavailable);
     }
 
     /// Remembers why something is not there.

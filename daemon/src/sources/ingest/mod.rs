@@ -46,6 +46,7 @@ use super::Sink;
 use crate::{
     local_socket::{self, SocketError},
     paths,
+    supervisor::Pulse,
 };
 
 pub use self::{
@@ -96,7 +97,13 @@ pub fn bind(path: &Path) -> Result<Ingest, SocketError> {
 
 /// Serves until `shutdown`. Commits that are under way are finished and answered; lines that arrive later are
 /// answered `busy`.
-pub async fn run(ingest: Ingest, sink: Sink, status: watch::Sender<IngestStatus>, shutdown: CancellationToken) {
+pub async fn run(
+    ingest: Ingest,
+    sink: Sink,
+    status: watch::Sender<IngestStatus>,
+    mut pulse: Pulse,
+    shutdown: CancellationToken,
+) {
     let shared = Arc::new(Shared {
         ledger: Mutex::default(),
         sink,
@@ -109,19 +116,26 @@ pub async fn run(ingest: Ingest, sink: Sink, status: watch::Sender<IngestStatus>
     });
     tokio::select! {
         () = publish(&shared, &status) => {}
-        () = ingest.accept(&shared, &status, &shutdown) => {}
+        () = ingest.accept(&shared, &status, &mut pulse, &shutdown) => {}
     }
     shared.fill(&status);
     let _already_gone = std::fs::remove_file(&ingest.path);
 }
 
 impl Ingest {
-    async fn accept(&self, shared: &Arc<Shared>, status: &watch::Sender<IngestStatus>, shutdown: &CancellationToken) {
+    async fn accept(
+        &self,
+        shared: &Arc<Shared>,
+        status: &watch::Sender<IngestStatus>,
+        pulse: &mut Pulse,
+        shutdown: &CancellationToken,
+    ) {
         let mut clients = JoinSet::new();
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
+                () = pulse.asked() => continue,
                 Some(_ended) = clients.join_next() => {}
                 accepted = self.listener.accept() => match accepted {
                     Ok((socket, _)) if clients.len() >= self.max_connections => {

@@ -34,7 +34,7 @@ impl Server {
         let (sink, memory) = Sink::into_memory();
         let (sender, status) = watch::channel(IngestStatus::default());
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(run(ingest, sink, sender, shutdown.clone()));
+        let task = tokio::spawn(run(ingest, sink, sender, Pulse::unasked(), shutdown.clone()));
         Self { path, memory, status, shutdown, task, _folder: folder }
     }
 

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tidegate_abi::ABI_VERSION;
 
-use crate::kernel::{AttachMode, Cost, Kernel, KernelError, ProgramCost, Unavailable};
+use super::sends::Sends;
+use crate::kernel::{AttachMode, Cost, Kernel, KernelError, ProgramCost, Readings, Unavailable};
 
 /// The last window, and the one that is open.
 #[derive(Debug, Default)]
@@ -48,7 +49,7 @@ impl Meter {
 
     /// What is to be told.
     #[must_use]
-    pub(super) fn report(&self, cost: &Cost, attach: Option<AttachMode>) -> Report {
+    pub(super) fn report(&self, cost: &Cost, readings: &Readings) -> Report {
         let (window, runs) = match &self.window {
             Some((window, runs)) => (*window, runs.as_slice()),
             None => (Duration::ZERO, &[][..]),
@@ -56,7 +57,7 @@ impl Meter {
         let counted = runs.iter().any(|program| program.runs > 0);
         Report {
             abi: ABI_VERSION,
-            attach,
+            attach: readings.attach,
             window_ms: u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
             programs: cost.programs.iter().map(|program| Program::new(program, runs, window)).collect(),
             map_memory_bytes: cost.maps.iter().map(|map| map.memory_bytes).sum(),
@@ -66,6 +67,8 @@ impl Meter {
                 .map(|map| Map { name: map.name, capacity: map.capacity, memory_bytes: map.memory_bytes })
                 .collect(),
             run_times_unavailable: self.unavailable.clone().filter(|_| !counted),
+            tcp_sendmsg: readings.sends.as_ref().and_then(|sends| sends.as_ref().ok()).map(Sends::new),
+            tcp_sendmsg_unavailable: readings.sends.clone().and_then(Result::err),
         }
     }
 }
@@ -99,6 +102,12 @@ pub(super) struct Report {
     /// Why runs are not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_times_unavailable: Option<Unavailable>,
+    /// Time spent in `tcp_sendmsg`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_sendmsg: Option<Sends>,
+    /// Why that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_sendmsg_unavailable: Option<Unavailable>,
 }
 
 /// One program.
@@ -167,7 +176,7 @@ mod tests {
             window: Some((window, runs(&cost(100, 9_000).programs, &cost(300, 29_000).programs))),
             ..Meter::default()
         };
-        let report = meter.report(&cost(300, 29_000), None);
+        let report = meter.report(&cost(300, 29_000), &Readings::default());
         let program = &report.programs[0];
         assert_eq!((program.runs, program.ns_per_run, program.cpu_percent), (200, Some(100.0), 0.001));
     }
@@ -178,8 +187,8 @@ mod tests {
         let window =
             |before, after| Some((Duration::from_secs(1), runs(&cost(before, 0).programs, &cost(after, 9).programs)));
         let silent = Meter { unavailable: unavailable.clone(), window: window(0, 0), open: None };
-        assert!(silent.report(&cost(0, 0), None).run_times_unavailable.is_some());
+        assert!(silent.report(&cost(0, 0), &Readings::default()).run_times_unavailable.is_some());
         let by_sysctl = Meter { unavailable, window: window(0, 5), open: None };
-        assert!(by_sysctl.report(&cost(5, 9), None).run_times_unavailable.is_none());
+        assert!(by_sysctl.report(&cost(5, 9), &Readings::default()).run_times_unavailable.is_none());
     }
 }

@@ -87,6 +87,7 @@ impl Flow {
             last_ts_ms: clock.ts_ms(value.last_ns),
             verdict: match value.verdict {
                 verdict::ALLOW => "allow",
+                verdict::DROP => "drop",
                 _ => "unknown",
             },
         }

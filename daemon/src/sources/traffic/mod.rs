@@ -9,15 +9,14 @@
 //! - `event/incident` where an interface found no counters of its own.
 //!
 //! In between it reads the counters every two seconds, for `tidegate status`. Live: `interfaces`, `attach`,
-//! `sample_rate`, `export_interval`.
+//! `sample_rate`, `export_interval`, `time_tcp_sendmsg`.
 
-mod chunks;
 mod cost;
 mod estimate;
 mod flow;
-mod outbox;
 mod report;
 mod samples;
+mod sends;
 mod status;
 mod tally;
 
@@ -30,14 +29,12 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::{
     sync::{mpsc, watch},
-    time::{MissedTickBehavior, interval, interval_at},
+    time::{MissedTickBehavior, interval_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    chunks::{Chunks, json},
     cost::Meter,
-    outbox::Outbox,
     report::{Entry, Head, Tail},
     status::{Rates, Top},
     tally::Tally,
@@ -46,13 +43,16 @@ pub use self::{
     estimate::Estimate,
     flow::{BootClock, Flow},
     samples::Samples,
+    sends::{Bucket, Sends},
     status::{Flowing, InterfaceStatus, TrafficStatus},
 };
-use super::Sink;
+use super::{Sink, outbox::Outbox};
 use crate::{
+    chunks::{Chunks, json},
     config::{Config, Traffic},
     kernel::{Event, Kernel, KernelError, Readings, Watch},
     record::Record,
+    supervisor::Pulse,
 };
 
 /// How often counters are read for the status: what a person who watches it takes for live.
@@ -61,41 +61,47 @@ const REFRESH: Duration = Duration::from_secs(2);
 const MIN_WINDOW: Duration = Duration::from_secs(1);
 /// How long the last export may wait for the spool; stopping has 5 s in all.
 const LAST_EXPORT: Duration = Duration::from_secs(2);
+/// Bytes of one part of a long list: far below the spool's limit of 1 MiB for a record.
+const PART_BYTES: usize = 60 << 10;
 
-/// Watches traffic until shut down; then exports once more and takes the programs off.
+/// Watches traffic until shut down; then exports once more.
 pub async fn run(
     kernel: Kernel,
     mut events: mpsc::Receiver<Event>,
     mut config: watch::Receiver<Arc<Config>>,
     sink: Sink,
     status: watch::Sender<TrafficStatus>,
+    mut pulse: Pulse,
     shutdown: CancellationToken,
 ) {
     let traffic = config.borrow_and_update().traffic.clone();
     let mut source = Source::new(kernel, sink, status, traffic);
-    source.apply().await;
+    pulse.during(source.apply()).await;
+    source.refresh().await;
+    source.status.send_modify(|status| status.settled = true);
     source.meter.begin(&source.kernel).await;
-    let mut refresh = interval(REFRESH);
+    let mut refresh = interval_at(tokio::time::Instant::now() + REFRESH, REFRESH);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut export = source.export_timer();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
+            () = pulse.asked() => {}
             Ok(()) = config.changed() => {
                 let traffic = config.borrow_and_update().traffic.clone();
                 let every = source.traffic.export_interval;
-                source.change(traffic).await;
+                pulse.during(source.change(traffic)).await;
                 if source.traffic.export_interval != every {
                     export = source.export_timer();
                 }
             }
-            _ = export.tick() => source.export(source.traffic.export_interval / 2).await,
+            // The spool may keep it waiting; the kernel side has a pulse of its own.
+            _ = export.tick() => pulse.during(source.export(source.traffic.export_interval / 2)).await,
             _ = refresh.tick() => source.refresh().await,
-            Some(event) = events.recv() => source.note(event).await,
+            Some(event) = events.recv() => pulse.during(source.note(event)).await,
         }
     }
     source.export(LAST_EXPORT).await;
-    source.kernel.stop().await;
 }
 
 struct Source {
@@ -146,7 +152,7 @@ impl Source {
 
     /// Has the kernel side do what the configuration says.
     async fn apply(&mut self) {
-        let Traffic { sample_rate, attach, export_interval, .. } = self.traffic;
+        let Traffic { sample_rate, attach, export_interval, time_tcp_sendmsg, .. } = self.traffic;
         match self.kernel.set_sample_rate(sample_rate).await {
             // Without programs: the readings say so.
             Ok(()) | Err(KernelError::Unavailable(_)) => {}
@@ -155,6 +161,9 @@ impl Source {
         let watch = Watch { patterns: self.traffic.interfaces.clone(), attach };
         if let Err(error) = self.kernel.watch(watch).await {
             tracing::error!(%error, "cannot watch interfaces");
+        }
+        if let Err(error) = self.kernel.time_sends(time_tcp_sendmsg).await {
+            tracing::error!(%error, "cannot time tcp_sendmsg");
         }
         self.status.send_modify(|status| {
             status.sample_rate = sample_rate;
@@ -221,7 +230,7 @@ impl Source {
         self.export_flows(&readings, interval_ms, &mut outbox).await;
         self.export_counters(&readings, interval_ms, &mut outbox).await;
         if let Ok(cost) = self.kernel.cost().await {
-            outbox.telemetry("ebpf", json(&self.meter.report(&cost, readings.attach)).into()).await;
+            outbox.telemetry("ebpf", json(&self.meter.report(&cost, &readings)).into()).await;
         }
         let dropped = outbox.finish().await;
         let samples = self.samples;
@@ -239,7 +248,8 @@ impl Source {
         }
         let names = self.tally.names();
         let head = FlowsHead { interval_ms, sample_rate: self.traffic.sample_rate };
-        let (mut chunks, mut top, mut tail) = (Chunks::new(&head, "flows"), Top::default(), FlowsTail::default());
+        let (mut chunks, mut top, mut tail) =
+            (Chunks::new(&head, "flows", PART_BYTES), Top::default(), FlowsTail::default());
         let clock = BootClock::now();
         let mut from = None;
         loop {
@@ -275,7 +285,7 @@ impl Source {
     async fn export_counters(&mut self, readings: &Readings, interval_ms: u64, outbox: &mut Outbox<'_>) {
         let export = self.tally.export();
         let head = Head { interval_ms, sample_rate: self.traffic.sample_rate, attach: readings.attach };
-        let mut chunks = Chunks::new(&head, "interfaces");
+        let mut chunks = Chunks::new(&head, "interfaces", PART_BYTES);
         for interface in &export.interfaces {
             if let Some(part) = chunks.push(&Entry::new(interface)) {
                 outbox.telemetry("traffic", part).await;

@@ -1,5 +1,7 @@
 //! The data of `telemetry/traffic`: what interfaces carried.
 
+use std::time::Duration;
+
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use tidegate_abi::{Counter, Counters, class, row};
 
@@ -30,6 +32,9 @@ pub(super) struct Entry<'a> {
     interface: &'a str,
     ifindex: u32,
     framing: Framing,
+    /// Absent where no message told of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attached_after_us: Option<u64>,
     /// Present on an interface that is no longer watched: these are its last counters.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     gone: bool,
@@ -48,11 +53,17 @@ impl<'a> Entry<'a> {
             interface: &sum.interface.name,
             ifindex: sum.interface.ifindex,
             framing: sum.interface.framing,
+            attached_after_us: sum.interface.attached_after.map(micros),
             gone: sum.gone,
             counted_as_other: sum.interface.rows.is_none(),
             rows: Directions::new(&sum.rows),
         }
     }
+}
+
+/// Of a duration, as it stands in telemetry.
+pub(super) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Stands in the last part.
@@ -195,6 +206,7 @@ mod tests {
                 name: "eth0".into(),
                 ifindex: 2,
                 framing: Framing::Ethernet,
+                attached_after: Some(Duration::from_micros(1_234)),
                 rows: Some(rows(5)),
             },
             gone: false,
@@ -207,7 +219,7 @@ mod tests {
         assert_eq!(
             serde_json::to_value(Entry::new(&sum)).unwrap(),
             json!({
-                "interface": "eth0", "ifindex": 2, "framing": "ethernet",
+                "interface": "eth0", "ifindex": 2, "framing": "ethernet", "attached_after_us": 1_234,
                 "ingress": ingress, "egress_local": nothing, "egress_forwarded": nothing,
             })
         );

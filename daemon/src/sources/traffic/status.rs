@@ -7,8 +7,9 @@ use tidegate_abi::{Counter, row};
 
 use super::{
     flow::Flow,
-    report::MAX_COMPLAINTS,
+    report::{MAX_COMPLAINTS, micros},
     samples::Samples,
+    sends::Sends,
     tally::{Tally, all_classes},
 };
 use crate::kernel::{AttachMode, Framing, InterfaceCounters, NotWatched, Readings, Unavailable};
@@ -19,9 +20,15 @@ const TOP_FLOWS: usize = 10;
 /// Traffic, as it stood when it was last read.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct TrafficStatus {
+    /// Whether the interfaces that were there at the start are watched, or it is known why not.
+    #[serde(skip)]
+    pub settled: bool,
     /// How programs are attached; absent until the first was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attach: Option<AttachMode>,
+    /// Why TCX links end with the daemon; absent where they are pinned, and without links.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_pinned: Option<String>,
     /// One in this many packets is sampled; 0: none.
     pub sample_rate: u32,
     /// How often telemetry is exported.
@@ -38,6 +45,12 @@ pub struct TrafficStatus {
     pub top_flows: Vec<Flow>,
     /// What became of samples.
     pub samples: Samples,
+    /// Time spent in `tcp_sendmsg`; absent where it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_sendmsg: Option<Sends>,
+    /// Why it is not known, where it is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_sendmsg_unavailable: Option<Unavailable>,
     /// Matching interfaces that are not watched: the first 32.
     pub not_watched: Vec<NotWatched>,
     /// How many there are.
@@ -60,6 +73,10 @@ pub struct InterfaceStatus {
     pub ifindex: u32,
     /// What its packets start with.
     pub framing: Framing,
+    /// From reading the message that told of it until both directions were attached; absent where it was there at the
+    /// start, or is watched since the patterns changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attached_after_us: Option<u64>,
     /// Received.
     pub ingress: Flowing,
     /// Sent, forwarded packets included.
@@ -122,6 +139,7 @@ impl Rates {
                     interface: interface.name.clone(),
                     ifindex: interface.ifindex,
                     framing: interface.framing,
+                    attached_after_us: interface.attached_after.map(micros),
                     ingress: Flowing::new(ingress, before.map(|before| before[0]), seconds),
                     egress: Flowing::new(egress, before.map(|before| before[1]), seconds),
                     counted_as_other: interface.rows.is_none(),
@@ -131,8 +149,11 @@ impl Rates {
         let total = all_classes(&tally.total());
         status.total = Flowing::new(total, self.total, seconds);
         status.attach = readings.attach;
+        status.not_pinned.clone_from(&readings.not_pinned);
         status.flow_capacity = readings.flow_capacity;
         status.not_watched = readings.not_watched.iter().take(MAX_COMPLAINTS).cloned().collect();
+        status.tcp_sendmsg = readings.sends.as_ref().and_then(|sends| sends.as_ref().ok()).map(Sends::new);
+        status.tcp_sendmsg_unavailable = readings.sends.clone().and_then(Result::err);
         status.not_watched_count = readings.not_watched.len();
         status.unavailable.clone_from(&readings.unavailable);
         *self = Self { at: Some(now), interfaces: seen, total: Some(total) };
@@ -183,8 +204,13 @@ mod tests {
     fn readings(packets: u64) -> Readings {
         let mut rows = Rows::default();
         rows.0[row::INGRESS as usize].classes[usize::from(class::ARP)] = Counter { packets, bytes: packets * 60 };
-        let interface =
-            InterfaceCounters { name: "eth0".into(), ifindex: 2, framing: Framing::Ethernet, rows: Some(rows) };
+        let interface = InterfaceCounters {
+            name: "eth0".into(),
+            ifindex: 2,
+            framing: Framing::Ethernet,
+            attached_after: None,
+            rows: Some(rows),
+        };
         Readings { interfaces: vec![interface], ..Readings::default() }
     }
 

@@ -172,7 +172,13 @@ mod tests {
     }
 
     fn interface(ifindex: u32, rows: &Rows) -> InterfaceCounters {
-        InterfaceCounters { name: format!("eth{ifindex}"), ifindex, framing: Framing::Ethernet, rows: Some(*rows) }
+        InterfaceCounters {
+            name: format!("eth{ifindex}"),
+            ifindex,
+            framing: Framing::Ethernet,
+            attached_after: None,
+            rows: Some(*rows),
+        }
     }
 
     fn readings(interfaces: &[(u32, Rows)], gone: &[(u32, Rows)]) -> Readings {

@@ -10,13 +10,20 @@ use tokio::{
 };
 
 use super::*;
+use crate::{
+    control::{
+        inbox::{Inbox, inbox},
+        link::{Incoming, MAX_CONFIG_BYTES, Payload, Request, Source},
+    },
+    uplink::topics::Topics,
+};
 
 const SOON: Duration = Duration::from_secs(10);
 
 /// CONNACK (MQTT 5, 3.2) with success.
 const ACCEPTED: [u8; 5] = [0x20, 3, 0, 0, 0];
 
-fn options(port: u16) -> Options {
+fn options(port: u16, inbox: Inbox) -> Options {
     Options {
         client_id: "gw-7".to_owned(),
         broker: Broker { host: "127.0.0.1".to_owned(), port, tls: false },
@@ -24,7 +31,7 @@ fn options(port: u16) -> Options {
         keep_alive: Duration::from_secs(10),
         session_expiry: Duration::from_hours(1),
         will: message("r/gw-7/status", "{}"),
-        inbox: "r/gw-7/echo".to_owned(),
+        arrivals: Arc::new(Arrivals::new(&Topics::new("r", "gw-7", &[]), inbox)),
         max_in_flight: 8,
     }
 }
@@ -55,6 +62,15 @@ async fn against<F: Future<Output = TcpStream> + Send + 'static>(
     answer: &[u8],
     script: impl FnOnce(TcpStream) -> F + Send + 'static,
 ) -> Result<(Connection, Granted), LinkError> {
+    let (inbox, _) = inbox();
+    against_with(inbox, answer, script).await
+}
+
+async fn against_with<F: Future<Output = TcpStream> + Send + 'static>(
+    inbox: Inbox,
+    answer: &[u8],
+    script: impl FnOnce(TcpStream) -> F + Send + 'static,
+) -> Result<(Connection, Granted), LinkError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let answer = answer.to_vec();
@@ -65,7 +81,7 @@ async fn against<F: Future<Output = TcpStream> + Send + 'static>(
         let _held_open = script(stream).await;
         std::future::pending::<()>().await;
     });
-    timeout(SOON, Connection::open(options(port))).await.expect("connecting does not hang")
+    timeout(SOON, Connection::open(options(port, inbox))).await.expect("connecting does not hang")
 }
 
 async fn silent(stream: TcpStream) -> TcpStream {
@@ -202,31 +218,98 @@ async fn an_answer_that_is_none_of_mqtt_5_is_an_objection() {
 }
 
 #[tokio::test]
-async fn a_flood_from_the_broker_is_counted_and_dropped() {
+async fn our_nonce_is_found_in_a_flood_that_is_counted_and_dropped() {
     let script = |mut stream: TcpStream| async move {
+        // The first publish says that the nonce is waited for.
+        packet(&mut stream).await;
         let foreign = publish_to_us("r/other/x", b"?");
-        let ours = publish_to_us("r/gw-7/echo", b"!");
-        let large = publish_to_us("r/gw-7/echo", &[b'x'; 100]);
-        for _ in 0..100 {
+        let invented = publish_to_us("r/gw-7/echo", Topics::echo_payload(6).as_bytes());
+        for _ in 0..1000 {
             stream.write_all(&foreign).await.unwrap();
-            stream.write_all(&ours).await.unwrap();
-            stream.write_all(&large).await.unwrap();
+            stream.write_all(&invented).await.unwrap();
         }
+        stream.write_all(&publish_to_us("r/gw-7/echo", Topics::echo_payload(7).as_bytes())).await.unwrap();
         stream
     };
     let (mut connection, _) = against(&ACCEPTED, script).await.unwrap();
-    // Nobody takes from the inbox until all came.
-    timeout(SOON, async {
-        while connection.unexpected() < 300 - INBOX_MESSAGES as u64 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
-    .expect("what does not fit is dropped, not waited for");
-    for _ in 0..INBOX_MESSAGES {
-        assert!(connection.next().await.is_ok());
+    connection.arrivals().expect_echo(7);
+    let _answer = connection.publish(message("r/gw-7/echo", "{}"), false).unwrap();
+    assert_eq!(timeout(SOON, connection.next()).await.unwrap().unwrap(), Returned::Echo(7));
+    assert_eq!(connection.arrivals().unexpected(), 2000);
+}
+
+/// A PUBLISH at `QoS` 1 to us, of any length, with these properties (MQTT 5, 3.3.2.3).
+fn large_publish_to_us(topic: &str, properties: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut rest = u16::try_from(topic.len()).unwrap().to_be_bytes().to_vec();
+    rest.extend_from_slice(topic.as_bytes());
+    rest.extend_from_slice(&[0, 1, u8::try_from(properties.len()).unwrap()]);
+    rest.extend_from_slice(properties);
+    rest.extend_from_slice(payload);
+    let mut bytes = vec![0x32];
+    let mut length = rest.len();
+    while length >= 0x80 {
+        bytes.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+        length >>= 7;
     }
-    assert_eq!(connection.unexpected(), 300 - INBOX_MESSAGES as u64);
+    bytes.push(u8::try_from(length).unwrap());
+    bytes.extend_from_slice(&rest);
+    bytes
+}
+
+#[tokio::test]
+async fn a_document_is_handed_over_and_acknowledged_and_only_the_length_of_one_that_is_too_large() {
+    for (bytes, kept) in [(10, true), (MAX_CONFIG_BYTES, true), (MAX_CONFIG_BYTES + 1, false)] {
+        let (inbox, mut receiver) = inbox();
+        let script = move |mut stream: TcpStream| async move {
+            let publish = large_publish_to_us("r/gw-7/config/desired", &[], &vec![b' '; bytes]);
+            stream.write_all(&publish).await.unwrap();
+            assert_eq!(packet(&mut stream).await.0, 0x40, "PUBACK");
+            stream
+        };
+        let (_connection, _) = against_with(inbox, &ACCEPTED, script).await.unwrap();
+        let Incoming::Desired { source, payload, .. } = timeout(SOON, receiver.next()).await.unwrap() else {
+            panic!("a document");
+        };
+        assert_eq!(source, Source::Device);
+        let expected = if kept { Payload::Document(vec![b' '; bytes].into()) } else { Payload::TooLarge { bytes } };
+        assert!(payload == expected, "{bytes}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_brings_where_its_answer_goes_and_the_answer_brings_its_correlation_data_back() {
+    let (inbox, mut receiver) = inbox();
+    let script = |mut stream: TcpStream| async move {
+        // Response topic (8), correlation data (9), user properties (38), of which one names the user.
+        let mut properties = vec![8, 0, 3, b'r', b'/', b'a', 9, 0, 2, 0, 0xff];
+        for (name, value) in [("via", "cli"), ("user", "anna")] {
+            properties.extend_from_slice(&[38, 0, u8::try_from(name.len()).unwrap()]);
+            properties.extend_from_slice(name.as_bytes());
+            properties.extend_from_slice(&[0, u8::try_from(value.len()).unwrap()]);
+            properties.extend_from_slice(value.as_bytes());
+        }
+        let publish = large_publish_to_us("r/gw-7/cmd/status", &properties, b"{}");
+        stream.write_all(&publish).await.unwrap();
+        assert_eq!(packet(&mut stream).await.0, 0x40, "PUBACK");
+        let (first, body) = packet(&mut stream).await;
+        assert_eq!(first, 0x32, "PUBLISH at QoS 1, not retained");
+        assert_eq!(body, [&[0, 3][..], b"r/a", &[0, 1, 5, 9, 0, 2, 0, 0xff], b"{}"].concat());
+        stream.write_all(&[0x40, 2, 0, 1]).await.unwrap();
+        stream
+    };
+    let (connection, _) = against_with(inbox, &ACCEPTED, script).await.unwrap();
+    let Incoming::Request(request) = timeout(SOON, receiver.next()).await.unwrap() else { panic!("a request") };
+    let expected = Request {
+        name: "status".to_owned(),
+        payload: Some("{}".into()),
+        response_topic: Some("r/a".to_owned()),
+        correlation_data: Some(Bytes::from_static(&[0, 0xff])),
+        user: Some("anna".to_owned()),
+        retained: false,
+    };
+    assert_eq!(request, expected);
+    let answer = connection.reply(message("r/a", "{}"), request.correlation_data).unwrap();
+    assert_eq!(timeout(SOON, answer).await.unwrap(), Outcome::Acknowledged);
 }
 
 #[tokio::test]

@@ -44,7 +44,6 @@ pub(super) fn read(headers: &mut Headers, packet: &Packet, offset: u32, start: &
     if total < header || end > packet.len() {
         return class::MALFORMED;
     }
-    headers.ip_version = 4;
     headers.protocol = u32::from(protocol);
     headers.dscp = u32::from(services >> 2);
     headers.payload = offset + header;

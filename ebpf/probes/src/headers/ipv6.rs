@@ -11,8 +11,7 @@ use crate::packet::Packet;
 /// Bytes of the header.
 const HEADER: u32 = 40;
 /// Where the two addresses stand in it.
-const SOURCE: u32 = 8;
-const DESTINATION: u32 = 24;
+const ADDRESSES: u32 = 8;
 /// Bytes of the shortest extension header.
 const MIN_EXTENSION: u32 = 8;
 /// Fragment offset within the fragment header's 16 bits.
@@ -53,7 +52,6 @@ pub(super) fn read(headers: &mut Headers, packet: &Packet, offset: u32, start: &
     if end > packet.len() {
         return class::MALFORMED;
     }
-    headers.ip_version = 6;
     headers.dscp = u32::from((version_and_services & 0x0F) << 2 | services >> 6);
     headers.protocol = u32::from(next);
     headers.payload = offset + HEADER;
@@ -120,5 +118,10 @@ fn extension(headers: &mut Headers, packet: &Packet, end: u32, seen: u32, settle
 /// Copies the addresses into the key.
 #[inline(always)]
 pub(super) fn addresses(packet: &Packet, offset: u32, key: &mut FlowKey) -> bool {
-    packet.read(offset + SOURCE, &mut key.source) && packet.read(offset + DESTINATION, &mut key.destination)
+    let mut both = [0; 32];
+    let read = packet.read(offset + ADDRESSES, &mut both);
+    let (source, destination) = both.split_at(16);
+    key.source.copy_from_slice(source);
+    key.destination.copy_from_slice(destination);
+    read
 }

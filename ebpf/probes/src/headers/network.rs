@@ -17,8 +17,14 @@ pub(super) fn read(headers: &mut Headers, packet: &Packet, ether_type: u16, offs
     headers.network = offset;
     headers.payload = offset;
     match ether_type {
-        ethernet::TYPE_IPV4 => ipv4::read(headers, packet, offset, start),
-        ethernet::TYPE_IPV6 => ipv6::read(headers, packet, offset, start),
+        ethernet::TYPE_IPV4 => {
+            headers.ip_version = 4;
+            ipv4::read(headers, packet, offset, start)
+        }
+        ethernet::TYPE_IPV6 => {
+            headers.ip_version = 6;
+            ipv6::read(headers, packet, offset, start)
+        }
         ethernet::TYPE_ARP => class::ARP,
         _ => class::NON_IP,
     }

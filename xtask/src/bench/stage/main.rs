@@ -3,7 +3,9 @@
 //! These machines are noisy, so a figure never stands alone: cases are measured in rounds, each round in another
 //! order, and the median of the rounds is shown beside its reference of the same run.
 
+mod control;
 mod deliver;
+mod fleet;
 mod footprint;
 mod row;
 mod traffic;
@@ -38,8 +40,13 @@ fn main() {
     let arguments = Arguments::parse();
     let plan = Plan { rounds: arguments.rounds.max(1), window: Duration::from_secs(arguments.seconds.max(1)) };
     let wanted = |name: &str| arguments.benches.is_empty() || arguments.benches.iter().any(|bench| bench == name);
-    let benches: [(&str, Bench); 3] =
-        [("footprint", footprint::run), ("deliver", deliver::run), ("traffic", traffic::run)];
+    let benches: [(&str, Bench); 5] = [
+        ("footprint", footprint::run),
+        ("deliver", deliver::run),
+        ("traffic", traffic::run),
+        ("control", control::run),
+        ("fleet", fleet::run),
+    ];
     for (_, bench) in benches.iter().filter(|(name, _)| wanted(name)) {
         for row in bench(plan) {
             if arguments.json {

@@ -10,31 +10,31 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-/// Bytes of one part, about: what a broker and a modem take in one message without trouble, and far below the
-/// spool's limit of 1 MiB for a record.
-const PART_BYTES: usize = 60 * 1024;
-
 /// A list being written.
 #[derive(Debug)]
-pub(super) struct Chunks {
+pub(crate) struct Chunks {
     /// The head without its closing brace.
     head: Vec<u8>,
     list: &'static str,
+    /// Bytes of one part, about.
+    part_bytes: usize,
     part: u32,
     body: Vec<u8>,
 }
 
 impl Chunks {
-    /// Starts a list with this name, under a head that is a JSON object.
+    /// Starts a list with this name, under a head that is a JSON object, in parts of about `part_bytes`: what a broker and
+    /// a modem take in one message without trouble.
     #[must_use]
-    pub(super) fn new(head: &impl Serialize, list: &'static str) -> Self {
-        Self { head: members(head), list, part: 0, body: Vec::new() }
+    pub(crate) fn new(head: &impl Serialize, list: &'static str, part_bytes: usize) -> Self {
+        Self { head: members(head), list, part_bytes, part: 0, body: Vec::new() }
     }
 
     /// Adds an item; returns a part where it is full.
-    pub(super) fn push(&mut self, item: &impl Serialize) -> Option<Bytes> {
+    pub(crate) fn push(&mut self, item: &impl Serialize) -> Option<Bytes> {
         let item = json(item);
-        let full = (!self.body.is_empty() && self.body.len() + item.len() > PART_BYTES).then(|| self.part(false, &[]));
+        let full =
+            (!self.body.is_empty() && self.body.len() + item.len() > self.part_bytes).then(|| self.part(false, &[]));
         if !self.body.is_empty() {
             self.body.push(b',');
         }
@@ -44,7 +44,7 @@ impl Chunks {
 
     /// Ends the list and returns the last part, with the members of `tail`.
     #[must_use]
-    pub(super) fn finish(mut self, tail: &impl Serialize) -> Bytes {
+    pub(crate) fn finish(mut self, tail: &impl Serialize) -> Bytes {
         let tail = members(tail);
         self.part(true, &tail)
     }
@@ -71,7 +71,7 @@ impl Chunks {
 }
 
 /// JSON of one of our own types.
-pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
+pub(crate) fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("structs with named fields and string keys are JSON")
 }
 
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_long_list_comes_in_bounded_parts_that_say_which_is_the_last() {
-        let mut chunks = Chunks::new(&json!({"interval_ms": 1000}), "flows");
+        let mut chunks = Chunks::new(&json!({"interval_ms": 1000}), "flows", 60 << 10);
         let text = "x".repeat(1000);
         let mut parts: Vec<Bytes> =
             (0..200).filter_map(|number| chunks.push(&json!({"n": number, "t": text}))).collect();
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn an_empty_list_is_one_part() {
-        let part = Chunks::new(&json!({}), "flows").finish(&json!({}));
+        let part = Chunks::new(&json!({}), "flows", 60 << 10).finish(&json!({}));
         assert_eq!(&part[..], br#"{"part":0,"last":true,"flows":[]}"#);
     }
 }

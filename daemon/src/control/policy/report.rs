@@ -1,0 +1,95 @@
+//! What is told of the policy: `policy/reported`, and the part of `tidegate status`.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::{
+    control::{
+        digest::Digest,
+        link::Source,
+        report::{Head, SourceStatus, Views},
+    },
+    record,
+};
+
+/// Of a list that a bundle can make long, so many are named.
+pub(super) const MAX_NAMES: usize = 100;
+
+/// What the kernel judges by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Enforced {
+    /// Whose bundle it is.
+    pub source: Source,
+    /// Its version.
+    pub version: u64,
+    /// Of its envelope.
+    pub digest: Digest,
+    /// Its rules.
+    pub rules: usize,
+    /// Pairs of prefix and rule.
+    pub prefixes: usize,
+    /// Of the tables that it was compiled to.
+    pub bytes: usize,
+    /// Since when, milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+/// All that a report says but when it is made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Content {
+    pub(super) sources: Views,
+    pub(super) enforced: Option<Enforced>,
+    pub(super) open_until_ms: Option<u64>,
+    pub(super) expired_rules: Vec<String>,
+    pub(super) keys: Vec<Digest>,
+}
+
+/// `docs/schema/policy-reported.json`.
+#[derive(Serialize)]
+struct Reported<'a> {
+    #[serde(flatten)]
+    head: Head,
+    enforced: Option<&'a Enforced>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    open_until_ms: Option<u64>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    expired_rules: &'a [String],
+    keys: &'a [Digest],
+}
+
+impl Content {
+    /// The report that is published at this moment.
+    pub(super) fn report(&self, now: &record::Stamp) -> Bytes {
+        let reported = Reported {
+            head: Head::new(&self.sources, now),
+            enforced: self.enforced.as_ref(),
+            open_until_ms: self.open_until_ms,
+            expired_rules: &self.expired_rules,
+            keys: &self.keys,
+        };
+        serde_json::to_vec(&reported).expect("a report is JSON").into()
+    }
+}
+
+/// What `tidegate status` shows of policy bundles: which are desired, and which one is enforced.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BundleStatus {
+    /// Bundles of groups in their order, then of the device; only sources that ever had one.
+    pub sources: Vec<SourceStatus>,
+    /// What the kernel judges by; absent where everything passes.
+    pub enforced: Option<Enforced>,
+    /// Until when a person has opened it, milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open_until_ms: Option<u64>,
+    /// Rules whose `ttl` is over; the first hundred.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub expired_rules: Vec<String>,
+    /// Ids of the keys whose signatures count.
+    pub keys: Vec<Digest>,
+    /// Why what should be enforced is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_enforced: Option<String>,
+    /// Why the policy cannot be remembered, or was forgotten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+}

@@ -1,0 +1,8 @@
+//! Requests: name, response topic and payload.
+
+#![no_main]
+
+#[path = "../src/targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::command(bytes));

@@ -1,0 +1,8 @@
+//! Envelopes of policies, as anybody who may publish them could.
+
+#![no_main]
+
+#[path = "../src/targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::envelope(bytes));
