@@ -88,7 +88,9 @@ impl Engine {
         println!("{said}\ntrying again with {}", path.display());
         let runc = packages::installed("runc");
         let text = CONTAINERS_CONF.to_owned() + if runc { "[engine]\nruntime = \"runc\"\n" } else { "" };
-        fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+        // The folder is not there yet where the image was made by another checkout.
+        let write = || fs::create_dir_all(crate::target().join("cross")).and_then(|()| fs::write(&path, text));
+        write().map_err(|error| format!("{}: {error}", path.display()))?;
         let engine = Self { name: self.name.clone(), containers_conf: Some(path) };
         starts(&engine).map_err(|said| format!("podman starts no container: {said}"))?;
         Ok(engine)
