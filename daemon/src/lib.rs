@@ -3,8 +3,6 @@
 //! Data flows one way: sources → spool → uplink. Read [`app`] first: the daemon's life is one function there.
 
 pub mod app;
-pub mod base64;
-pub mod calendar;
 mod chunks;
 pub mod cli;
 pub mod config;
@@ -17,10 +15,12 @@ pub mod local_socket;
 pub mod logging;
 pub mod paths;
 pub mod pki;
-pub mod policy;
 pub mod provision;
 pub mod record;
 pub mod sources;
 pub mod status;
 pub mod supervisor;
 pub mod uplink;
+
+/// Network policy; a crate of its own, that is built for speed.
+pub use tidegate_policy as policy;

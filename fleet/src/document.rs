@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde_json::Value;
 use tidegate::{
-    control::{desired, digest::Digest},
+    control::desired,
     json::{self, Limits},
 };
+use tidegate_values::Digest;
 
 /// Beyond these it is no configuration, whoever published it, and its settings are not shown.
 const LIMITS: Limits = Limits { values: 4096, levels: 32, text_bytes: 64 << 10 };

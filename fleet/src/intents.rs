@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use tidegate::control::digest::Digest;
+use tidegate_values::Digest;
 
 use crate::{
     folder::Folder,

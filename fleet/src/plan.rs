@@ -21,7 +21,8 @@ use std::{
     sync::Arc,
 };
 
-use tidegate::control::{desired::MAX_VERSION, digest::Digest};
+use tidegate::control::desired::MAX_VERSION;
+use tidegate_values::Digest;
 
 use crate::{
     document::{Content, KeyChange, differences, keys},

@@ -8,7 +8,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::Value;
-use tidegate::control::digest::Digest;
+use tidegate_values::Digest;
 
 /// Longest report that is read. A daemon bounds its own far below; what is longer is not a daemon's.
 pub const MAX_REPORT_BYTES: usize = 1 << 20;

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::Value;
-use tidegate::control::digest::Digest;
+use tidegate_values::Digest;
 
 use crate::{
     document::{Content, Published},

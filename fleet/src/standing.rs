@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use tidegate::control::digest::Digest;
+use tidegate_values::Digest;
 
 use crate::{
     folder::Folder,

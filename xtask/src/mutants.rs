@@ -1,11 +1,11 @@
 //! `cargo xtask mutants`: changes one comparison of the policy compiler after the other, and shows that its tests notice.
 //!
 //! A test that never fails proves nothing. Each change below makes a compiler that judges some packet otherwise than the
-//! bundle says, or refuses what it should take; the tests of `daemon/src/policy/compile` must fail with each, and pass
+//! bundle says, or refuses what it should take; the tests of `daemon/policy/src/compile` must fail with each, and pass
 //! without any.
 //!
 //! The changes are made in a copy of the compiler below `target/mutants`, in a tree of links to all other sources. Built
-//! is the library of the daemon with its tests, once for each.
+//! is its crate with its tests, once for each.
 
 use std::{
     fs, io,
@@ -16,9 +16,9 @@ use std::{
 use crate::shell::{self, cargo, heading};
 
 /// What is mutated.
-const COMPILER: &str = "daemon/src/policy/compile";
+const COMPILER: &str = "daemon/policy/src/compile";
 /// Its tests.
-const TESTS: &str = "policy::compile::";
+const TESTS: &str = "compile::";
 
 /// A change: the file, what stands there exactly once, and what stands there instead.
 struct Mutant {
@@ -104,7 +104,7 @@ impl Mutant {
 /// Whether the tests pass. That they build is checked by itself, so that what does not build is not taken for caught.
 fn passes(root: &Path) -> Result<bool, String> {
     let tests = |arguments: &[&str]| {
-        let mut command = cargo(&[&["test", "--quiet", "--package", "tidegate", "--lib"], arguments].concat());
+        let mut command = cargo(&[&["test", "--quiet", "--package", "tidegate-policy", "--lib"], arguments].concat());
         command.current_dir(root).env("CARGO_TARGET_DIR", crate::target()).env("RUST_BACKTRACE", "0");
         command
     };

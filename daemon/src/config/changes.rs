@@ -29,7 +29,7 @@ mod tests {
     use std::time::Duration;
 
     use super::{
-        super::{keys::Effect, public_key::PublicKey},
+        super::{PublicKey, keys::Effect},
         *,
     };
 

@@ -1,14 +1,15 @@
 //! What is said about names and values that are wrong: one line each, of bounded length, without control characters
 //! and without passwords, for it goes to logs and to the broker.
 
-use super::{
-    error::{ConfigError, Problem},
-    keys::{self, Key, Refused},
+use tidegate_values::{
+    excerpt::{excerpt, shorten},
     suggest::nearest,
 };
 
-/// Characters of a wrong value that stand in a message.
-const MAX_FOUND_CHARS: usize = 60;
+use super::{
+    error::{ConfigError, Problem},
+    keys::{self, Key, Refused},
+};
 
 /// A value that its key does not accept.
 pub(super) fn not_accepted(layer: String, key: &Key, found: &str, Refused(reason): Refused) -> ConfigError {
@@ -68,28 +69,4 @@ pub(super) fn join(section: &str, key: &str) -> String {
 pub(super) fn printable(key: &str) -> String {
     let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
     if bare { shorten(key) } else { format!("\"{}\"", shorten(key)) }
-}
-
-/// One line of bounded length, without control characters.
-pub(super) fn shorten(text: &str) -> String {
-    let mut short: String = text.chars().take(MAX_FOUND_CHARS).flat_map(char::escape_debug).collect();
-    // Quotes are part of TOML: keep them readable.
-    short = short.replace("\\\"", "\"").replace("\\'", "'");
-    if text.chars().nth(MAX_FOUND_CHARS).is_some() {
-        short.push('…');
-    }
-    if short.is_empty() { "nothing".to_owned() } else { short }
-}
-
-/// Of a value as it stands in its layer, what may be repeated.
-pub(crate) fn excerpt(found: &str) -> String {
-    shorten(&without_credentials(found))
-}
-
-/// A password in an url must not be repeated.
-fn without_credentials(found: &str) -> String {
-    match (found.split_once("://"), found.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://…@{host}"),
-        _ => found.to_owned(),
-    }
 }

@@ -10,20 +10,12 @@ use config::{Value, ValueKind};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tidegate_abi::MAX_SAMPLE_RATE;
+use tidegate_values::{Patterns, PublicKey, Size, Span};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 
-use super::{
-    Attach, Config, SEGMENT_SIZE_BYTES, SpoolIo,
-    broker::Broker,
-    public_key::PublicKey,
-    units::{Size, Span},
-};
-use crate::{
-    control::commands::Name,
-    kernel::{OnStop, Patterns},
-    policy::Fragments,
-};
+use super::{Attach, Config, SEGMENT_SIZE_BYTES, SpoolIo, broker::Broker};
+use crate::{control::commands::Name, kernel::OnStop, policy::Fragments};
 
 const _: () = assert!(MAX_SAMPLE_RATE == 65_536, "the text of traffic.sample_rate says so");
 

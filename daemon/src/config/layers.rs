@@ -13,11 +13,12 @@ use std::{
 };
 
 use config::{ConfigError as LayerError, Map, Source, Value, ValueKind};
+use tidegate_values::excerpt::shorten;
 use toml::de::{DeTable, DeValue};
 
 use super::{
     Config, MAX_FILE_BYTES, MAX_FILES, VARIABLE_PREFIX,
-    complaints::{is_section, join, not_a_section, not_accepted, printable, shorten, unknown_key, unknown_section},
+    complaints::{is_section, join, not_a_section, not_accepted, printable, unknown_key, unknown_section},
     error::{ConfigError, Problem},
     keys::{self, Key, Kind},
 };

@@ -20,37 +20,29 @@ mod judge;
 mod keys;
 mod layers;
 mod local;
-mod public_key;
 mod remote;
 mod shown;
-mod suggest;
-mod units;
 
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use tidegate_values::Patterns;
+
 pub use broker::Broker;
 pub use changes::{changes, live};
-pub(crate) use complaints::excerpt;
 pub use compose::{Loaded, compose};
 pub use drift::{Drift, DriftKind, MAX_DRIFTING_KEYS, drift};
 pub use error::{ConfigError, Problem};
 pub use judge::judge;
 pub use keys::{Effect, KEYS, Key, Kind, Reach};
 pub use local::{Environment, Local, MainFile};
-pub use public_key::PublicKey;
 pub use remote::Remote;
 pub use shown::{Shown, ShownKey};
-pub(crate) use suggest::nearest;
-pub use units::{NotAUnit, Size, Span};
+pub use tidegate_values::{PublicKey, Size, Span};
 
-use crate::{
-    control::commands::Name,
-    kernel::{OnStop, Patterns},
-    policy::Fragments,
-};
+use crate::{control::commands::Name, kernel::OnStop, policy::Fragments};
 
 /// Where the daemon looks when it is not told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/tidegate/tidegate.toml";

@@ -6,10 +6,11 @@
 
 use config::{Value, ValueKind};
 use serde_json::{Map, Value as Json};
+use tidegate_values::excerpt;
 
 use super::{
     Config,
-    complaints::{excerpt, is_section, join, not_a_section, printable, unknown_key, unknown_section},
+    complaints::{is_section, join, not_a_section, printable, unknown_key, unknown_section},
     error::{ConfigError, Problem},
     keys::{self, KEYS, Key, Reach},
     layers::Layer,

@@ -11,15 +11,16 @@ use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{error::Category, value::RawValue};
-
-use super::{
-    digest::Digest,
-    link::{MAX_CONFIG_BYTES, Source},
+use tidegate_values::{
+    Digest, excerpt,
+    json::{self, long_escaped_text},
 };
-use crate::config::{ConfigError, Remote, excerpt};
 
-/// Largest version: the largest whole number that every JSON reader keeps exactly (RFC 8259, section 6).
-pub const MAX_VERSION: u64 = (1 << 53) - 1;
+use super::link::{MAX_CONFIG_BYTES, Source};
+use crate::config::{ConfigError, Remote};
+
+/// Largest version.
+pub const MAX_VERSION: u64 = json::MAX_WHOLE;
 
 /// Longest text with escapes, as it is written. The parser builds such a text before anybody sees how long it is, in a
 /// buffer that grows by doubling: 12 MiB for one of 4 MiB.
@@ -208,29 +209,6 @@ impl<'a> Members<'a> {
             Category::Io | Category::Syntax | Category::Eof => Reason::NotJson(error.to_string()),
         })
     }
-}
-
-/// Where the first text with an escape and of over `limit_bytes` begins, in what is JSON up to there.
-pub(crate) fn long_escaped_text(json: &str, limit_bytes: usize) -> Option<usize> {
-    if !json.as_bytes().contains(&b'\\') {
-        return None;
-    }
-    let mut rest = json.bytes().enumerate();
-    while let Some((begin, _quote)) = rest.find(|(_, byte)| *byte == b'"') {
-        let mut escaped = false;
-        loop {
-            match rest.next()? {
-                (_, b'\\') => {
-                    escaped = true;
-                    rest.next()?;
-                }
-                (end, b'"') if escaped && end - begin - 1 > limit_bytes => return Some(begin),
-                (_, b'"') => break,
-                _ => {}
-            }
-        }
-    }
-    None
 }
 
 /// Goes over the members, keeping where their values stand.

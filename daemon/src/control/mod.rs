@@ -12,7 +12,6 @@ mod beside;
 pub mod commands;
 pub mod config;
 pub mod desired;
-pub mod digest;
 pub mod inbox;
 pub mod link;
 mod outward;

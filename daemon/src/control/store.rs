@@ -17,8 +17,7 @@ use std::{
 };
 
 use serde::{Serialize, de::DeserializeOwned};
-
-use super::digest::Digest;
+use tidegate_values::Digest;
 
 /// A file that remembers.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ use std::{
 
 use aya::maps::MapError;
 use tidegate_abi::{MAX_SAMPLE_RATE, Settings, policy::Dropped};
+use tidegate_values::Patterns;
 use tokio::{
     sync::mpsc,
     time::{sleep, sleep_until},
@@ -22,7 +23,6 @@ use super::{
     counters::{Ledger, Rows, read_other, read_samples, read_sends},
     interfaces::{Interfaces, Link},
     object::{self, Abi, Object, describe},
-    patterns::Patterns,
     pins::Pins,
     plan::{Current, Framing, Step, plan},
     sends,

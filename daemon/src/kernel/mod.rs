@@ -23,7 +23,6 @@ mod cost;
 mod counters;
 mod interfaces;
 mod object;
-mod patterns;
 mod pins;
 mod plan;
 mod policy;
@@ -36,6 +35,7 @@ use std::{io, path::PathBuf, thread::JoinHandle, time::Duration};
 
 use serde::Serialize;
 use tidegate_abi::{FlowKey, FlowValue, SampleCounters, SendTimes};
+use tidegate_values::Patterns;
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::{
@@ -44,7 +44,6 @@ pub use self::{
     cost::{MapCost, ProgramCost},
     counters::Rows,
     object::default_flow_capacity,
-    patterns::{DEFAULT_INTERFACES, PatternError, Patterns},
     plan::Framing,
     policy::{
         DEFAULT_RULE, DroppedPacket, Enforced, Generation, InForce, OnStop, PolicyCounts, RuleAction, RuleCounts, Rules,

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{interfaces::Link, patterns::Patterns};
+use tidegate_values::Patterns;
+
+use super::interfaces::Link;
 
 /// What a packet starts with on a link: decides which pair of programs is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]

@@ -2,20 +2,17 @@
 //!
 //! Pure: bytes in, what they are or what is wrong with them out. Messages hold nothing of a key.
 
-mod ed25519;
 mod validity;
 
 use rustls::{
     RootCertStore,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     sign::CertifiedKey,
 };
 
-pub use self::{
-    ed25519::{WANTED_ED25519, ed25519_private_key, ed25519_public_key, ed25519_spki},
-    validity::not_after_ms,
-};
+pub use self::validity::not_after_ms;
+pub use tidegate_values::pem::private_key;
 
 /// What [`certificates`] wants, for messages.
 pub const WANTED_CERTIFICATES: &str = "certificates in PEM (-----BEGIN CERTIFICATE-----)";
@@ -34,20 +31,6 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> 
         .collect::<Result<_, _>>()
         .map_err(|error| format!("not well-formed PEM ({error})"))?;
     if found.is_empty() { Err("no certificate".to_owned()) } else { Ok(found) }
-}
-
-/// The first private key of a PEM file.
-///
-/// # Errors
-///
-/// What was found instead, in words.
-pub fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
-        pem::Error::NoItemsFound => "no private key".to_owned(),
-        // Its text would quote the line that is no base64: of a key.
-        pem::Error::Base64Decode(_) => "not well-formed PEM (a line that is not base64)".to_owned(),
-        other => format!("not well-formed PEM ({other})"),
-    })
 }
 
 /// What trusts these authorities.

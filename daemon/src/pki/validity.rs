@@ -13,8 +13,7 @@
 //! not be valid: it is judged where it is used.
 
 use rustls::pki_types::CertificateDer;
-
-use crate::calendar::days_since_1970;
+use tidegate_values::calendar::days_since_1970;
 
 // Tags of DER (X.690, section 8.1.2).
 const INTEGER: u8 = 0x02;

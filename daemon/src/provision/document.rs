@@ -20,6 +20,7 @@
 
 use std::fmt;
 
+use tidegate_values::ed25519;
 use toml::de::{DeTable, DeValue};
 
 use crate::{
@@ -249,7 +250,7 @@ impl Reader<'_, '_> {
             return PublicKey::parse(text).map_err(str::to_owned);
         }
         let pem = self.contents(text)?;
-        pki::ed25519_public_key(pem.as_bytes()).map(PublicKey::Ed25519)
+        ed25519::public_key(pem.as_bytes()).map(PublicKey::Ed25519)
     }
 
     fn pem(&mut self, place: usize, member: &'static str, value: &DeValue<'_>) -> Option<Pem> {

@@ -3,8 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
-
-use crate::control::digest::Digest;
+use tidegate_values::Digest;
 
 /// Digests of a `provision.toml` and of the files that it names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,12 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tidegate_values::Digest;
+
 use super::{
     document::{Document, Fault, MAX_BYTES},
     durable,
     seen::Seen,
 };
-use crate::{control::digest::Digest, pki};
+use crate::pki;
 
 /// What lines begin with that say why a file was refused.
 const REASON: &str = "# tidegate: ";

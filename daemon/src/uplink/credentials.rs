@@ -10,11 +10,12 @@
 
 use std::{fs, time::Duration};
 
+use tidegate_values::Digest;
 use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 use tracing::{info, warn};
 
 use super::{status::UplinkStatus, tls};
-use crate::{config::Mqtt, control::digest::Digest};
+use crate::config::Mqtt;
 
 /// How often. A few kilobytes each time, out of the page cache.
 const LOOK_EVERY: Duration = Duration::from_secs(30);

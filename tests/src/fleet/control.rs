@@ -19,11 +19,11 @@ use tidegate::{
     config::{Config, KEYS, Local},
     control::{
         config::agent::{Agent, Effect, Input, Kept},
-        digest::Digest,
         link::{Payload, Source},
     },
     record::Stamp,
 };
+use tidegate_values::Digest;
 use tokio::time::Instant;
 
 /// Waits that are skipped in a row: a document that is tried four times has three at each, and more would be a loop.

@@ -9,15 +9,13 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
-use tidegate::{
-    base64,
-    policy::{
-        CompileError, Options, compile,
-        envelope::{self, MAX_ENVELOPE_BYTES, PAYLOAD_TYPE},
-        keys::Keyring,
-        read,
-    },
+use tidegate::policy::{
+    CompileError, Options, compile,
+    envelope::{self, MAX_ENVELOPE_BYTES, PAYLOAD_TYPE},
+    keys::Keyring,
+    read,
 };
+use tidegate_values::base64;
 
 use super::{Key, Policy, sign};
 

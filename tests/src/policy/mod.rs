@@ -13,12 +13,8 @@
 pub mod hostile;
 
 use serde_json::{Value, json};
-use tidegate::{
-    base64,
-    config::PublicKey,
-    pki,
-    policy::envelope::{self, Signer},
-};
+use tidegate::policy::envelope::{self, Signer};
+use tidegate_values::{PublicKey, base64, ed25519};
 
 /// A key pair.
 #[derive(Debug)]
@@ -54,7 +50,7 @@ impl Key {
     /// The public half as a PEM file.
     #[must_use]
     pub fn public_pem(&self) -> String {
-        pem("PUBLIC KEY", &pki::ed25519_spki(&self.signer().key.bytes))
+        pem("PUBLIC KEY", &ed25519::spki(&self.signer().key.bytes))
     }
 
     /// The private half as a PEM file, as `openssl genpkey -algorithm ed25519` writes it.

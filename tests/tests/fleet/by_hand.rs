@@ -11,13 +11,13 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tidegate::control::digest::Digest;
 use tidegate_tests::{
     Broker, Publisher, Subscriber, eventually,
     fleet::{Operator, Printed},
     mqtt::Pki,
     need, requires,
 };
+use tidegate_values::Digest;
 
 const ROOT: &str = "tidegate/v1";
 const PATIENCE: Duration = Duration::from_secs(20);

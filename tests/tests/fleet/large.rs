@@ -1,8 +1,8 @@
 //! Ten thousand gateways at a broker with the limits that mosquitto has by default.
 
 use serde_json::json;
-use tidegate::control::digest::Digest;
 use tidegate_tests::{Broker, Post, Publisher, fleet::Operator, mqtt::PubAckReason, need, requires};
+use tidegate_values::Digest;
 
 const GATEWAYS: usize = 10_000;
 

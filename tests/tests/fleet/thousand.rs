@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, ops::Range, thread, time::Duration};
 
 use serde_json::{Value, json};
-use tidegate::control::digest::Digest;
 use tidegate_tests::{
     Broker, Message, Subscriber, eventually,
     fleet::{Flaw, Operator, Printed, Simulation},
     need, requires,
     schema::Schemas,
 };
+use tidegate_values::Digest;
 
 const GATEWAYS: usize = 1000;
 /// 5 % reject the change: it cuts them off, half of them by one key, half by another.

@@ -5,10 +5,7 @@ use std::{collections::BTreeMap, thread::JoinHandle, time::Duration};
 use serde_json::json;
 use tidegate::{
     config::Attach,
-    kernel::{
-        DroppedPacket, Enforced, Generation, Kernel, OnStop, Options, Patterns, PolicyCounts, RuleCounts, Started,
-        Watch,
-    },
+    kernel::{DroppedPacket, Enforced, Generation, Kernel, OnStop, Options, PolicyCounts, RuleCounts, Started, Watch},
     policy,
 };
 use tidegate_abi::policy::SMALL_BLOCKS;
@@ -17,6 +14,7 @@ use tidegate_tests::{
     net::{UdpSender, UdpSink},
     policy::Policy,
 };
+use tidegate_values::Patterns;
 use tokio::{runtime::Runtime, sync::mpsc};
 
 /// Enforces policies on a namespace's interfaces. Takes everything off when dropped.

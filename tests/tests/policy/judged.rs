@@ -91,7 +91,7 @@ fn time_ends_rules_and_policies() {
     gateway.reported("the rule's time is over", |report| report["expired_rules"] == json!(["right"]));
     assert!(gateway.passes());
     let soon = tidegate::record::Clock::of_this_boot().now().ts_ms + 8_000;
-    gateway.desire(block_right(2).with("not_after", json!(tidegate::calendar::format(soon))));
+    gateway.desire(block_right(2).with("not_after", json!(tidegate_values::calendar::format(soon))));
     gateway.stands(2, "confirmed");
     assert!(!gateway.passes());
     gateway

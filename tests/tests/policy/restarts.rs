@@ -11,13 +11,14 @@ use std::{
 
 use tidegate::{
     config::Attach,
-    kernel::{OnStop, Options, Patterns, Watch},
+    kernel::{OnStop, Options, Watch},
 };
 use tidegate_tests::{
     Gateway, Mounts,
     net::{UdpSender, UdpSink},
     requires,
 };
+use tidegate_values::Patterns;
 
 use crate::{
     Guard,

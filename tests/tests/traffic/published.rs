@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::Value;
 use tidegate::{
     config::Config,
-    kernel::{Kernel, Options, Patterns, Started},
+    kernel::{Kernel, Options, Started},
     record::{Clock, Stored},
     sources::{
         Sink, lane,
@@ -20,6 +20,7 @@ use tidegate_tests::{
     requires,
     schema::Schemas,
 };
+use tidegate_values::Patterns;
 use tokio::{runtime::Runtime, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 

@@ -4,10 +4,11 @@ use std::{thread::JoinHandle, time::Duration};
 
 use tidegate::{
     config::Attach,
-    kernel::{Event, Kernel, OnStop, Options, Patterns, Readings, Rows, Started, Watch},
+    kernel::{Event, Kernel, OnStop, Options, Readings, Rows, Started, Watch},
 };
 use tidegate_abi::{Counter, FlowKey, FlowValue};
 use tidegate_tests::{Netns, eventually};
+use tidegate_values::Patterns;
 use tokio::{runtime::Runtime, sync::mpsc};
 
 /// Watches interfaces of a namespace. Detaches when dropped.

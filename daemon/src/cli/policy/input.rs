@@ -106,5 +106,5 @@ pub(super) fn now_ms() -> u64 {
 /// That the time up to which it counts is over.
 pub(super) fn expired(bundle: &Bundle) -> Option<String> {
     let until = bundle.not_after_ms.filter(|until| *until <= now_ms())?;
-    Some(format!("expired: not_after is {}; gateways refuse it", crate::calendar::format(until)))
+    Some(format!("expired: not_after is {}; gateways refuse it", tidegate_values::calendar::format(until)))
 }

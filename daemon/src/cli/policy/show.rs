@@ -3,6 +3,7 @@
 use std::{num::NonZeroU32, process::ExitCode, time::Duration};
 
 use serde_json::Value;
+use tidegate_values::calendar;
 
 use super::{
     failed, first,
@@ -10,7 +11,6 @@ use super::{
     plain, print,
 };
 use crate::{
-    calendar,
     cli::table::Table,
     config::Span,
     policy::{Action, Bundle, Rule, show},

@@ -3,10 +3,10 @@
 use std::{fs, process::ExitCode};
 
 use serde_json::json;
+use tidegate_values::calendar;
 
 use super::{failed, input, input::Input, print};
 use crate::{
-    calendar,
     cli::{ConfigArg, check_config, table},
     config::{Environment, PublicKey},
     policy::{Bundle, envelope, keys::Keyring, read, show},

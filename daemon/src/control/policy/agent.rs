@@ -27,6 +27,7 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tidegate_values::Digest;
 use tracing::{error, info, warn};
 
 use super::{
@@ -39,7 +40,6 @@ use super::{
 use crate::{
     config::{Config, PublicKey},
     control::{
-        digest::Digest,
         link::{MAX_POLICY_BYTES, Payload, Source},
         protocol::{Applied, Document, Event, Memory, Now, Outcome, Protocol, Stamp, State, Step, View},
         report::{statuses, versions},

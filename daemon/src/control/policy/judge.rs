@@ -15,6 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tidegate_values::Digest;
 
 use super::{
     Held,
@@ -25,7 +26,6 @@ use super::{
 use crate::{
     config::PublicKey,
     control::{
-        digest::Digest,
         link::Source,
         protocol::{Document, Stamp},
     },

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use serde::Serialize;
+use tidegate_values::Digest;
 
 use crate::{
     control::{
-        digest::Digest,
         link::Source,
         report::{Head, SourceStatus, Views},
     },

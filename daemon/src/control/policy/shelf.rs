@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::control::digest::Digest;
+use tidegate_values::Digest;
 
 /// The folder of envelopes.
 #[derive(Clone, Debug)]

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use tidegate_values::Digest;
 
 use crate::{
     config::PublicKey,
     control::{
-        digest::Digest,
         link::Source,
         protocol::{Document, Stamp},
     },

@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use tidegate_values::Digest;
 
-use crate::control::{digest::Digest, link::Source};
+use crate::control::link::Source;
 
 /// All sources of one subject: what is written to disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

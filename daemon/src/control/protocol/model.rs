@@ -13,11 +13,12 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
 };
 
+use tidegate_values::Digest;
+
 use super::{
     memory::{Candidate, Mark},
     *,
 };
-use crate::control::digest::Digest;
 
 const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
 

@@ -1,7 +1,8 @@
 //! The rules one by one, with the times and texts that the model does not look at.
 
+use tidegate_values::Digest;
+
 use super::*;
-use crate::control::digest::Digest;
 
 const WITHIN: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_millis(5);

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use tidegate_values::Digest;
 
 use super::{
     Disk, Protocol,
     memory::{Slot, Stamp, Standing, stamp},
     trial::{Stage, Trial},
 };
-use crate::control::{digest::Digest, link::Source};
+use crate::control::link::Source;
 
 /// Where a source's wish stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -11,12 +11,12 @@ use tidegate_abi::{
     SLOTS,
     policy::{Block, FREE, INTERFACES, action},
 };
+use tidegate_values::Patterns;
 
 use super::{
     Generation, RuleCounts, Rules,
     map::{GenerationMap, Size, Window},
 };
-use crate::kernel::patterns::Patterns;
 
 /// Words of a `Rule` and of a `Limit` (`tidegate_abi::policy`), as they stand in blocks.
 mod word {

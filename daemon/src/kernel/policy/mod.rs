@@ -37,6 +37,7 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 use tidegate_abi::policy::{Block, Dropped};
+use tidegate_values::patterns::{PatternError, Patterns};
 use tokio::{sync::oneshot, time::sleep};
 
 pub use self::{
@@ -50,10 +51,7 @@ use self::{
     map::GenerationMap,
 };
 pub(super) use self::{drops::Ring, slots::Slots};
-use super::{
-    KernelError, Reply, Unavailable,
-    patterns::{PatternError, Patterns},
-};
+use super::{KernelError, Reply, Unavailable};
 use crate::{
     heap,
     policy::{Bundle, tables::Tables},

@@ -9,14 +9,11 @@ mod tells;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fastrand::Rng;
-use tidegate::{
-    kernel::Patterns,
-    policy::{
-        Bundle,
-        compile::{CompileError, Options, compile},
-        evaluate::{By, Content, Direction, Exemption, Fragments, Packet, Upper, Verdict, evaluate},
-        tables::{Size as TablesSize, Tables},
-    },
+use tidegate::policy::{
+    Bundle,
+    compile::{CompileError, Options, compile},
+    evaluate::{By, Content, Direction, Exemption, Fragments, Packet, Upper, Verdict, evaluate},
+    tables::{Size as TablesSize, Tables},
 };
 use tidegate_abi::{
     FlowValue, MAX_SAMPLE_RATE, Settings, Slot, class, direction,
@@ -28,6 +25,7 @@ use tidegate_tests::{
     probes::{Context, Generation, Probes, Size},
     requires,
 };
+use tidegate_values::Patterns;
 
 use self::rate::Rate;
 use crate::{
