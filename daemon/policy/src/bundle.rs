@@ -1,6 +1,6 @@
 //! What a bundle says, in little memory: 65,536 rules and prefixes are some 6 MB.
 
-use std::{net::IpAddr, num::NonZeroU32, ops::Range, sync::Arc};
+use std::{cmp::Ordering, net::IpAddr, num::NonZeroU32, ops::Range, sync::Arc};
 
 use tidegate_values::Digest;
 
@@ -94,8 +94,8 @@ pub enum DefaultAction {
     Drop,
 }
 
-/// An IPv4 or IPv6 prefix. Bits behind its length are zero. Sorted, IPv4 comes first, then by address.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// An IPv4 or IPv6 prefix. Bits behind its length are zero. Sorted, IPv4 comes first, then by address, then by length.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Prefix {
     v6: bool,
     /// Network order; IPv4 in the first four, else zero.
@@ -228,9 +228,40 @@ impl Prefix {
         address.is_ipv6() == self.v6 && (other ^ u128::from_be_bytes(self.octets)) & self.mask() == 0
     }
 
+    /// What it is sorted by.
+    const fn key(&self) -> (bool, u128, u8) {
+        (self.v6, u128::from_be_bytes(self.octets), self.length)
+    }
+
+    /// One of IPv4 as a number, in the same order; `None` for IPv6.
+    const fn v4_number(&self) -> Option<u64> {
+        let [a, b, c, d, ..] = self.octets;
+        if self.v6 { None } else { Some((u32::from_be_bytes([a, b, c, d]) as u64) << 8 | self.length as u64) }
+    }
+
+    fn of_v4_number(number: u64) -> Self {
+        // The number's low five bytes: address and length.
+        let [_, _, _, a, b, c, d, length] = number.to_be_bytes();
+        let mut octets = [0; 16];
+        octets[..4].copy_from_slice(&[a, b, c, d]);
+        Self { v6: false, octets, length }
+    }
+
     /// Of the octets.
     const fn mask(&self) -> u128 {
         if self.length == 0 { 0 } else { u128::MAX << (128 - self.length as u32) }
+    }
+}
+
+impl Ord for Prefix {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl PartialOrd for Prefix {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -317,6 +348,18 @@ impl Bundle {
     }
 }
 
+/// Sorts prefixes. Those of IPv4 are sorted as numbers, a quarter of the work where there are 65,536.
+pub(crate) fn sort(prefixes: &mut [Prefix]) {
+    let mut v4: Vec<_> = prefixes.iter().filter_map(Prefix::v4_number).collect();
+    let mut v6: Vec<_> = prefixes.iter().filter(|prefix| prefix.v6).copied().collect();
+    v4.sort_unstable();
+    v6.sort_unstable();
+    let sorted = v4.into_iter().map(Prefix::of_v4_number).chain(v6);
+    for (place, prefix) in prefixes.iter_mut().zip(sorted) {
+        *place = prefix;
+    }
+}
+
 impl Ports {
     /// Whether the port is in it.
     #[must_use]
@@ -377,6 +420,26 @@ mod tests {
         assert!(!Prefix::new([0; 4].into(), 0).unwrap().holds([0; 16].into()));
         assert_eq!(Prefix::new([192, 0, 2, 1].into(), 24), None);
         assert_eq!(Prefix::new([0; 4].into(), 33), None);
+    }
+
+    #[test]
+    fn prefixes_are_sorted_by_family_address_and_length() {
+        let of = |address: &str, length| Prefix::new(address.parse().unwrap(), length).unwrap();
+        let sorted = [
+            of("0.0.0.0", 0),
+            of("10.0.0.0", 8),
+            of("10.0.0.0", 9),
+            of("255.255.255.255", 32),
+            of("::", 0),
+            of("::", 128),
+            of("a00::", 8),
+        ];
+        let mut mixed = sorted;
+        mixed.reverse();
+        mixed.swap(1, 4);
+        sort(&mut mixed);
+        assert_eq!(mixed, sorted);
+        assert!(mixed.is_sorted());
     }
 
     #[test]

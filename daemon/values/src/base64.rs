@@ -2,27 +2,10 @@
 //!
 //! Each text stands for exactly one sequence of bytes here: no white space, no missing padding, no bits behind the last byte.
 
-const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-const URL_SAFE: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-
-/// Value of no digit.
-const NONE: u8 = 0xff;
-
-/// Value of each byte as a digit.
-type Values = [u8; 256];
-
-const STANDARD_VALUES: Values = values(STANDARD);
-const URL_SAFE_VALUES: Values = values(URL_SAFE);
-
-const fn values(digits: &[u8; 64]) -> Values {
-    let mut values = [NONE; 256];
-    let mut value = 0;
-    while value < 64 {
-        values[digits[value as usize] as usize] = value;
-        value += 1;
-    }
-    values
-}
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE},
+};
 
 /// Which digits are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,15 +19,7 @@ pub enum Digits {
 /// In the digits of section 4.
 #[must_use]
 pub fn encode(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for place in 0..4 {
-            let digit = char::from(STANDARD[(word >> (18 - 6 * place) & 63) as usize]);
-            text.push(if place <= chunk.len() { digit } else { '=' });
-        }
-    }
-    text
+    BASE64_STANDARD.encode(bytes)
 }
 
 /// How many bytes a text of valid base64 stands for; `None` where it cannot be such.
@@ -58,40 +33,14 @@ pub fn decoded_length(text: &str) -> Option<usize> {
 #[must_use]
 pub fn decode_behind(text: &str, digits: Digits, bytes: &mut Vec<u8>) -> bool {
     let Some(length) = decoded_length(text) else { return false };
-    let is_url_safe = digits == Digits::Either && text.bytes().any(|byte| matches!(byte, b'-' | b'_'));
-    let values = if is_url_safe { &URL_SAFE_VALUES } else { &STANDARD_VALUES };
-    bytes.reserve_exact(length);
-    let digits = text.trim_end_matches('=').as_bytes();
-    // More than two of padding are none.
-    if digits.len() != (length * 4).div_ceil(3) {
-        return false;
+    // The decoder asks for up to two bytes more than it fills, and would double what there is.
+    bytes.reserve_exact(length + 2);
+    let before = bytes.len();
+    if BASE64_STANDARD.decode_vec(text, bytes).is_ok() {
+        return true;
     }
-    let quads = digits.chunks_exact(4);
-    let rest = quads.remainder();
-    for quad in quads {
-        let [a, b, c, d] = [quad[0], quad[1], quad[2], quad[3]].map(|digit| values[usize::from(digit)]);
-        // Values have six bits; NONE has all eight.
-        if (a | b | c | d) > 63 {
-            return false;
-        }
-        bytes.extend_from_slice(&[a << 2 | b >> 4, b << 4 | c >> 2, c << 6 | d]);
-    }
-    let value = |place: usize| rest.get(place).map_or(0, |digit| values[usize::from(*digit)]);
-    let [a, b, c] = [value(0), value(1), value(2)];
-    if (a | b | c) > 63 {
-        return false;
-    }
-    match rest.len() {
-        2 => bytes.push(a << 2 | b >> 4),
-        3 => bytes.extend_from_slice(&[a << 2 | b >> 4, b << 4 | c >> 2]),
-        _ => {}
-    }
-    // Bits behind the last byte.
-    match rest.len() {
-        2 => b.trailing_zeros() >= 4,
-        3 => c.trailing_zeros() >= 2,
-        left => left == 0,
-    }
+    bytes.truncate(before);
+    digits == Digits::Either && BASE64_URL_SAFE.decode_vec(text, bytes).is_ok()
 }
 
 /// What it stands for, where that has exactly `N` bytes.

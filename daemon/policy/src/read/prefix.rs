@@ -19,8 +19,9 @@ pub enum Unreadable {
 ///
 /// See [`Unreadable`].
 pub fn parse(text: &str) -> Result<Prefix, Unreadable> {
-    let (address, length) = match text.split_once('/') {
-        Some((address, length)) => (address, Some(length)),
+    // Byte by byte: what looks for a character in long texts takes longer than the rest of this on short ones.
+    let (address, length) = match text.bytes().position(|byte| byte == b'/') {
+        Some(slash) => (&text[..slash], Some(&text[slash + 1..])),
         None => (text, None),
     };
     let address: IpAddr = address.parse().map_err(|_| Unreadable::NoPrefix)?;

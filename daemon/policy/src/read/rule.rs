@@ -10,7 +10,7 @@ use super::{
     values::{Content, Found, Many, Members, One, Value},
 };
 use crate::bundle::{
-    Action, Conditions, Directions, ICMP, ICMPV6, Limit, MAX_NAME_BYTES, MAX_PORTS, MAX_RATE, MAX_REASON_BYTES,
+    self, Action, Conditions, Directions, ICMP, ICMPV6, Limit, MAX_NAME_BYTES, MAX_PORTS, MAX_RATE, MAX_REASON_BYTES,
     MAX_TTL_S, NewRule, Ports, TCP, UDP,
 };
 
@@ -267,7 +267,7 @@ fn sort_prefixes(reading: &mut Reading) -> Result<(), Fault> {
     if prefixes.is_empty() {
         return Err(Fault::NotAccepted { found: "an empty list".to_owned(), accepted: CIDRS });
     }
-    prefixes.sort_unstable();
+    bundle::sort(prefixes);
     match prefixes.windows(2).find(|two| two[0] == two[1]) {
         Some(two) => Err(Fault::Repeated { found: two[0].to_string() }),
         None => Ok(()),
