@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead as _, IsTerminal as _, Write as _},
     path::Path,
+    process::Command,
 };
 
 use crate::{privilege::Privilege, shell};
@@ -14,9 +15,11 @@ pub(crate) type Package = (&'static str, &'static str);
 pub(crate) const DEMO: [Package; 1] = [("iproute2", "ip")];
 
 /// What the benches use: the others that are measured, too.
-pub(crate) const BENCH: [Package; 6] = [
+pub(crate) const BENCH: [Package; 8] = [
     ("mosquitto", "mosquitto"),
     ("iproute2", "ip"),
+    ("nftables", "nft"),
+    ("ipset", "ipset"),
     ("ethtool", "ethtool"),
     ("iperf3", "iperf3"),
     ("softflowd", "softflowd"),
@@ -24,10 +27,11 @@ pub(crate) const BENCH: [Package; 6] = [
 ];
 
 /// What the scenarios use.
-pub(crate) const TESTS: [Package; 8] = [
+pub(crate) const TESTS: [Package; 9] = [
     ("mosquitto", "mosquitto"),
     ("mosquitto-clients", "mosquitto_pub"),
     ("iproute2", "ip"),
+    ("nftables", "nft"),
     ("ethtool", "ethtool"),
     ("openssl", "openssl"),
     ("e2fsprogs", "mkfs.ext4"),
@@ -36,9 +40,8 @@ pub(crate) const TESTS: [Package; 8] = [
 ];
 
 /// What builds and runs emulated gateways.
-pub(crate) const DEVICE: [Package; 9] = [
+pub(crate) const DEVICE: [Package; 8] = [
     ("qemu-system-arm", "qemu-system-aarch64"),
-    ("qemu-utils", "qemu-img"),
     ("qemu-user-static", "qemu-aarch64-static"),
     ("mmdebstrap", "mmdebstrap"),
     ("arch-test", "arch-test"),
@@ -50,6 +53,9 @@ pub(crate) const DEVICE: [Package; 9] = [
 
 /// What runs containers, where nothing else does.
 pub(crate) const ENGINE: [Package; 1] = [("podman", "podman")];
+
+/// What starts containers where Podman's usual runtime cannot: crun refuses some arrangements of cgroups.
+pub(crate) const RUNTIME: [Package; 1] = [("runc", "runc")];
 
 /// What makes the image of `cargo xtask cross` from Debian packages.
 pub(crate) const CROSS: [Package; 2] =
@@ -72,7 +78,9 @@ pub(crate) fn install(privilege: &Privilege, wanted: &[Package]) {
         println!("packages missing, and no apt-get to install them: {list}");
         return;
     }
-    if !agreed(&format!("install with apt-get, services off: {list}?")) {
+    let gone = removed(&missing);
+    let and = if gone.is_empty() { String::new() } else { format!(", which removes {}", gone.join(" ")) };
+    if !agreed(&format!("install with apt-get, services off: {list}{and}?")) {
         println!("packages left out: {list}");
         return;
     }
@@ -96,6 +104,16 @@ fi
 install() { apt-get install --yes --quiet --no-install-recommends "$@"; }
 install "$@" || { apt-get update --quiet && install "$@"; }
 "#;
+
+/// Packages that apt-get would remove, because they are not for the versions that it would install.
+fn removed(packages: &[&str]) -> Vec<String> {
+    let mut command = Command::new("apt-get");
+    command.args(["install", "--simulate", "--quiet", "--no-install-recommends"]).args(packages);
+    let said = command.env("LC_ALL", "C").output().map(|output| output.stdout).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
+    let steps = said.lines().filter_map(|line| line.strip_prefix("Remv "));
+    steps.filter_map(|step| step.split_whitespace().next().map(str::to_owned)).collect()
+}
 
 /// Whether a program is on PATH or in a folder of root's; a file, where an absolute path is asked for.
 pub(crate) fn installed(program: &str) -> bool {

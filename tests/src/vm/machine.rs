@@ -17,6 +17,7 @@ use super::{
     disk::StateDisk,
     image::{Kernel, images, once},
     monitor::Monitor,
+    qcow2,
 };
 use crate::{Process, Scratch, eventually};
 
@@ -153,7 +154,7 @@ impl MachineBuilder {
 
     fn with_root(self, root: &Path) -> Machine {
         let scratch = Scratch::new("machine");
-        overlay(root, &scratch.path().join("root.qcow2"));
+        qcow2::overlay(root, &scratch.path().join("root.qcow2")).expect("the scratch folder is ours");
         Machine { how: self, power: None, scratch }
     }
 }
@@ -428,14 +429,4 @@ fn emulation() -> u32 {
         hasher.write(include_bytes!("tidegate.rs"));
         u32::try_from(hasher.finish() >> 32).expect("half of it")
     })
-}
-
-/// A disk that takes what is written and leaves the one behind it as it is.
-#[track_caller]
-fn overlay(behind: &Path, disk: &Path) {
-    let format = if behind.extension().is_some_and(|name| name == "img") { "raw" } else { "qcow2" };
-    let mut command = Command::new("qemu-img");
-    command.args(["create", "-q", "-f", "qcow2", "-F", format, "-b"]).arg(behind.canonicalize().expect("it is there"));
-    let made = command.arg(disk).status();
-    assert!(made.as_ref().is_ok_and(std::process::ExitStatus::success), "{command:?}: {made:?}");
 }

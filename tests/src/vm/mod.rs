@@ -26,6 +26,7 @@ mod disk;
 mod image;
 mod machine;
 mod monitor;
+mod qcow2;
 mod tidegate;
 
 pub use self::{

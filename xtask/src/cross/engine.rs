@@ -74,7 +74,7 @@ impl Engine {
     /// # Errors
     ///
     /// It starts none; with what it said.
-    pub(super) fn that_starts(&self, image: &str) -> Result<Self, String> {
+    pub(super) fn that_starts(&self, image: &str, privilege: &Privilege) -> Result<Self, String> {
         let starts = |engine: &Self| {
             let (status, said) = shell::quietly(&mut engine.command(&["run", "--rm", image, "true"]))?;
             if status.success() { Ok(()) } else { Err(said) }
@@ -86,6 +86,7 @@ impl Engine {
         let path = crate::target().join("cross/containers.conf");
         heading("Podman starts no container as it is configured");
         println!("{said}\ntrying again with {}", path.display());
+        packages::install(privilege, &packages::RUNTIME);
         let runc = packages::installed("runc");
         let text = CONTAINERS_CONF.to_owned() + if runc { "[engine]\nruntime = \"runc\"\n" } else { "" };
         // The folder is not there yet where the image was made by another checkout.

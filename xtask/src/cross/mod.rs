@@ -88,7 +88,7 @@ pub(crate) fn build(target: &str, debian: bool) -> Result<PathBuf, String> {
     println!("compiler: Debian's; image: made of Debian packages");
     packages::install(&privilege, &packages::CROSS);
     let image = image::get(&cross.engine)?;
-    let engine = cross.engine.that_starts(&image)?;
+    let engine = cross.engine.that_starts(&image, &privilege)?;
     let cross = Cross { engine, ..cross };
     match cross.build(Some(&image))? {
         0 => Ok(cross.built()),
