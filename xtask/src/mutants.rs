@@ -27,7 +27,7 @@ struct Mutant {
     to: &'static str,
 }
 
-const MUTANTS: [Mutant; 13] = [
+const MUTANTS: [Mutant; 14] = [
     // A prefix ends before one that begins with its last address.
     Mutant { file: "sweep.rs", from: "*last < first", to: "*last <= first" },
     // A last interval of one address is left out.
@@ -53,7 +53,9 @@ const MUTANTS: [Mutant; 13] = [
     // A rule without further conditions does not end what is asked.
     Mutant { file: "decide.rs", from: "if !part.is_open {", to: "if part.is_open {" },
     // A node's eighth interval has no upper end.
-    Mutant { file: "space.rs", from: "if next < words.len()", to: "if next + 1 < words.len()" },
+    Mutant { file: "space.rs", from: "intervals < greatest.len()", to: "intervals + 1 < greatest.len()" },
+    // Decisions that differ by protocol or direction are taken for one.
+    Mutant { file: "classes.rs", from: "|decision| *decision == first", to: "|decision| *decision >= first" },
 ];
 
 /// Tries all.

@@ -23,13 +23,22 @@
 //!  child  i = how many of the seven keys are less than the key that is looked for
 //! ```
 //!
+//! The tree by IPv4 address, the one that most packets go through, has leaves with their words in them, which spares the
+//! look-up of a cache line. In halves:
+//!
+//! ```text
+//!  leaf   half 0..7    greatest key of child 0, 1 … 6, as above; unused ones are u32::MAX
+//!         half 7       zero
+//!         half 8..16   word of child 0, 1 … 7
+//! ```
+//!
 //! A *word* is a `u32`; word index `w` stands in block `w / 16`, in the low half of its `u64` where `w` is even.
 //!
 //! # From an address to a rule
 //!
 //! ```text
-//!  IPv4   tree v4, key: address               ─► address word ─► class
-//!  IPv6   tree v6, key: the high 64 bits      ─► address word ─► class, or by the low 64 bits ─► address word ─► class
+//!  IPv4   tree v4, key: address               ─► address word ─► rule, or class
+//!  IPv6   tree v6, key: the high 64 bits      ─► address word ─► rule, class, or by the low 64 bits ─► address word
 //!  class  word  classes + class * 2 * groups + direction * groups + group  ─► decision
 //!  decision  none │ rule │ by destination port or ICMP type │ by peer port │ by interface
 //! ```
@@ -135,6 +144,9 @@ pub mod address {
     pub const LOW: u32 = 1;
     /// Argument: index in units of 16 bytes of a [`Single`](super::Single): nothing but one address differs.
     pub const SINGLE: u32 = 2;
+    /// Argument: number of the rule that decides all packets of these addresses, whatever else they are; 0 where none
+    /// does. Most addresses of long lists have one of these: it spares the way through a class.
+    pub const RULE: u32 = 3;
 }
 
 /// One IPv6 address that differs from all others with its high half.
@@ -143,9 +155,9 @@ pub mod address {
 pub struct Single {
     /// Low half of the address, as a number.
     pub low: u64,
-    /// Its class.
-    pub class: u32,
-    /// Class of the others.
+    /// Its address word: a rule or a class.
+    pub word: u32,
+    /// That of the others.
     pub others: u32,
 }
 
@@ -180,7 +192,7 @@ pub struct Rule {
     pub packets: u64,
     /// Their bytes, see [`Counter`](super::Counter).
     pub bytes: u64,
-    /// Boot time of the last [`Dropped`] that was told of it.
+    /// `bpf_ktime_get_coarse_ns` of the last [`Dropped`] that was told of it.
     pub told_ns: u64,
     /// See [`action`].
     pub action: u32,

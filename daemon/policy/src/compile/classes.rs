@@ -1,4 +1,7 @@
-//! What addresses come to: a class is a row of decisions, one for each direction and protocol group.
+//! What addresses come to: a rule that decides whatever else the packet is, or a class. A class is a row of decisions, one for
+//! each direction and protocol group.
+
+use tidegate_abi::policy::{address, decision};
 
 use super::{
     CompileError,
@@ -35,20 +38,24 @@ impl<'a> Classes<'a> {
         }
     }
 
-    /// The number of the class that a row of chains comes to, which were made of these candidates.
+    /// The address word for a row of chains, which were made of these candidates.
     pub(super) fn of(&mut self, row: &[Chain], candidates: &[Part], space: &mut Space) -> Result<u32, CompileError> {
         let start = self.rows.len();
         for (column, chain) in row.iter().enumerate() {
             self.rows.push(self.decisions.of(*chain, column, candidates, space)?);
         }
         let (known, new) = self.rows.split_at(start);
+        if let Some(rule) = decided_by_one(new) {
+            self.rows.truncate(start);
+            return Ok(address::RULE << address::KIND_SHIFT | rule);
+        }
         let class = |number: u32| &known[number as usize * row.len()..][..row.len()];
         match self.index.find_or_add(hash(new), |number| class(number) == new, |number| hash(class(number))) {
             Some(number) => {
                 self.rows.truncate(start);
-                Ok(number)
+                Ok(address::CLASS << address::KIND_SHIFT | number)
             }
-            None => Ok((start / row.len()) as u32),
+            None => Ok(address::CLASS << address::KIND_SHIFT | (start / row.len()) as u32),
         }
     }
 
@@ -56,4 +63,12 @@ impl<'a> Classes<'a> {
     pub(super) fn into_words(self) -> Vec<u32> {
         self.rows
     }
+}
+
+/// The number of the rule, or 0 for none, that all decisions of a row are.
+fn decided_by_one(row: &[u32]) -> Option<u32> {
+    let first = *row.first()?;
+    let kind = first >> decision::KIND_SHIFT;
+    let is_plain = kind == decision::RULE || first == decision::NONE;
+    (is_plain && row.iter().all(|decision| *decision == first)).then_some(first & decision::ARGUMENT)
 }

@@ -1,4 +1,4 @@
-//! The addresses of each family: which prefixes are around them, and the tree that finds their class.
+//! The addresses of each family: which prefixes are around them, and the tree that finds what they come to.
 
 use tidegate_abi::policy::{Single, Tree, address};
 
@@ -16,7 +16,7 @@ use crate::{Prefix, bundle::MAX_CANDIDATES, tables::words};
 pub(super) fn v4(subject: &Subject<'_>, classes: &mut Classes<'_>, space: &mut Space) -> Result<Tree, CompileError> {
     let mut intervals = Intervals::default();
     family(subject, classes, space, &mut intervals)?;
-    space.tree(&intervals.greatest, &intervals.words)
+    space.tree_v4(&intervals.greatest, &intervals.words)
 }
 
 /// The tree by the high half of an IPv6 address, and below it those by the low half.
@@ -45,7 +45,7 @@ fn family<A: Address>(
     out.reserve(entries.len() * 2 + 1);
     let mut nest = Nest {
         row: subject.row(),
-        levels: vec![Level { from: 0, class: None }],
+        levels: vec![Level { from: 0, word: None }],
         candidates: Vec::new(),
         chains: vec![0; subject.row()],
         classes,
@@ -72,8 +72,8 @@ struct Nest<'n, 'a, Out> {
 struct Level {
     /// Where its candidates begin.
     from: usize,
-    /// Once an interval asked for it.
-    class: Option<u32>,
+    /// Its address word, once an interval asked for it.
+    word: Option<u32>,
 }
 
 impl<A: Address, Out: Intake<A>> Visit<A> for Nest<'_, '_, Out> {
@@ -99,7 +99,7 @@ impl<A: Address, Out: Intake<A>> Visit<A> for Nest<'_, '_, Out> {
         for entry in prefix.iter().rev() {
             self.classes.prepend(entry.part, &mut self.chains[start..]);
         }
-        self.levels.push(Level { from, class: None });
+        self.levels.push(Level { from, word: None });
         Ok(())
     }
 
@@ -112,14 +112,14 @@ impl<A: Address, Out: Intake<A>> Visit<A> for Nest<'_, '_, Out> {
 
     fn interval(&mut self, last: A) -> Result<(), CompileError> {
         let level = self.levels.last_mut().expect("level 0 is never popped");
-        let class = if let Some(class) = level.class {
-            class
+        let word = if let Some(word) = level.word {
+            word
         } else {
             let row = &self.chains[self.chains.len() - self.row..];
             self.classes.of(row, &self.candidates[level.from..], self.space)?
         };
-        level.class = Some(class);
-        self.out.take(last, class, self.space)
+        level.word = Some(word);
+        self.out.take(last, word, self.space)
     }
 }
 
@@ -127,8 +127,8 @@ impl<A: Address, Out: Intake<A>> Visit<A> for Nest<'_, '_, Out> {
 trait Intake<A> {
     /// At most so many will come.
     fn reserve(&mut self, count: usize);
-    /// All addresses up to this one, from where the last interval ended, have this class.
-    fn take(&mut self, last: A, class: u32, space: &mut Space) -> Result<(), CompileError>;
+    /// All addresses up to this one, from where the last interval ended, have this word: a rule or a class.
+    fn take(&mut self, last: A, word: u32, space: &mut Space) -> Result<(), CompileError>;
 }
 
 /// What a tree is made of: for each interval its greatest key and its word; neighbours differ.
@@ -160,8 +160,8 @@ impl Intake<u32> for Intervals {
         self.words.reserve_exact(count);
     }
 
-    fn take(&mut self, last: u32, class: u32, _: &mut Space) -> Result<(), CompileError> {
-        self.push(last.into(), of_class(class));
+    fn take(&mut self, last: u32, word: u32, _: &mut Space) -> Result<(), CompileError> {
+        self.push(last.into(), word);
         Ok(())
     }
 }
@@ -181,11 +181,11 @@ impl Intake<u128> for Halves {
         self.high.words.reserve_exact(count);
     }
 
-    fn take(&mut self, last: u128, class: u32, space: &mut Space) -> Result<(), CompileError> {
+    fn take(&mut self, last: u128, word: u32, space: &mut Space) -> Result<(), CompileError> {
         let (high, low) = ((last >> 64) as u64, last as u64);
         // What is left of the high half that was begun.
         if !self.low.words.is_empty() {
-            self.low.push(if high > self.next { u64::MAX } else { low }, of_class(class));
+            self.low.push(if high > self.next { u64::MAX } else { low }, word);
             if high == self.next && low != u64::MAX {
                 return Ok(());
             }
@@ -194,15 +194,15 @@ impl Intake<u128> for Halves {
         // Whole ones, then the beginning of another.
         if low == u64::MAX {
             if self.high.greatest.last() != Some(&high) {
-                self.high.push(high, of_class(class));
+                self.high.push(high, word);
                 self.next = high.wrapping_add(1);
             }
         } else {
             if high > self.next {
-                self.high.push(high - 1, of_class(class));
+                self.high.push(high - 1, word);
                 self.next = high;
             }
-            self.low.push(low, of_class(class));
+            self.low.push(low, word);
         }
         Ok(())
     }
@@ -211,13 +211,13 @@ impl Intake<u128> for Halves {
 impl Halves {
     /// All of high half `next` is known.
     fn end_half(&mut self, space: &mut Space) -> Result<(), CompileError> {
-        let word = if let [class] = self.low.words[..] {
-            class
+        let word = if let [word] = self.low.words[..] {
+            word
         } else if let Some(single) = self.low.single() {
             let at = space.words(4, 4)?;
-            let [low, classes] = words(&single);
+            let [low, both] = words(&single);
             space.set_pair(at, low);
-            space.set_pair(at + 2, classes);
+            space.set_pair(at + 2, both);
             (address::SINGLE << address::KIND_SHIFT) | (at as u32 / 4)
         } else {
             let tree = space.tree(&self.low.greatest, &self.low.words)?;
@@ -233,14 +233,13 @@ impl Halves {
 impl Intervals {
     /// Where one key alone differs from all others.
     fn single(&self) -> Option<Single> {
-        let class = |word: u32| word & address::ARGUMENT;
         let (low, one, others) = match (&self.words[..], &self.greatest[..]) {
             (&[one, others], &[0, _]) => (0, one, others),
             (&[others, one], &[before, _]) if before == u64::MAX - 1 => (u64::MAX, one, others),
             (&[others, one, behind], &[before, low, _]) if others == behind && before + 1 == low => (low, one, others),
             _ => return None,
         };
-        Some(Single { low, class: class(one), others: class(others) })
+        Some(Single { low, word: one, others })
     }
 }
 
@@ -248,8 +247,4 @@ impl<A: Address> Entry<A> {
     fn prefix(&self) -> Prefix {
         self.first.prefix(self.length)
     }
-}
-
-const fn of_class(class: u32) -> u32 {
-    address::CLASS << address::KIND_SHIFT | class
 }

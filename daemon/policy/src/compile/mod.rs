@@ -13,17 +13,17 @@
 //!    │ decide              │ conditions become segments of ports, of peer ports, chains of interfaces
 //!    │                     ▼
 //!    │                 decision: none, a rule, or a list that leads to one
-//!    │ classes             │ a row of decisions: what an address comes to
+//!    │ classes             │ a row of decisions: a class, or where all of them are one rule, that rule
 //!    ▼                     ▼
-//!  families ───────► intervals of classes, neighbours merged; IPv6 by its high half, then its low one
+//!  families ───────► intervals of rules and classes, neighbours merged; IPv6 by its high half, then its low one
 //!    │
 //!    ▼
 //!  space ──────────► trees, lists, classes, rules, limits, header: blocks as in `tidegate_abi::policy`
 //! ```
 //!
-//! What is equal is one: chains, decisions, classes. So 65,536 prefixes of one rule have one class, and a decision that
-//! many addresses share is made once. Work and memory grow with the prefixes and with what is written, not with pairs of
-//! addresses and rules; nothing is written beyond the most that a policy may take.
+//! What is equal is one: chains, decisions, classes. So a decision that many addresses share is made once. Work and memory
+//! grow with the prefixes and with what is written, not with pairs of addresses and rules; nothing is written beyond the most
+//! that a policy may take.
 //!
 //! The meaning is `policy::evaluate`'s, which tests hold against [`walk`](super::tables::walk) through these tables.
 

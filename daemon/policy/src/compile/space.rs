@@ -7,6 +7,8 @@ use tidegate_abi::policy::{Block, FREE, LARGE_BLOCKS, Tree};
 use super::CompileError;
 
 const WORDS: usize = 16;
+/// Children of a node.
+const CHILDREN: usize = 8;
 
 pub(super) struct Space {
     blocks: Vec<Block>,
@@ -91,30 +93,63 @@ impl Space {
     }
 
     /// Stores a tree: for each interval its greatest key and its word, ascending and without gaps.
-    ///
-    /// Node `n` of a level holds the children `8n` to `8n + 7` of the level below, on the lowest one intervals; so a
-    /// child covers `8^level` intervals, and the place of each key is known without looking at the level below.
     pub(super) fn tree(&mut self, greatest: &[u64], words: &[u32]) -> Result<Tree, CompileError> {
-        let mut below = self.put(words)?;
-        let mut depth = 0;
-        let mut children = words.len();
-        let mut covered = 1;
-        loop {
-            let nodes = children.div_ceil(8);
+        let first = self.put(words)?;
+        self.nodes(greatest, Level { first, children: words.len(), covered: 1, depth: 0 })
+    }
+
+    /// Stores the tree by IPv4 address, whose leaves have their words in them.
+    pub(super) fn tree_v4(&mut self, greatest: &[u64], words: &[u32]) -> Result<Tree, CompileError> {
+        let leaves = words.len().div_ceil(CHILDREN);
+        let first = self.blocks(leaves)?;
+        let all = self.blocks[first..].iter_mut().zip(words.chunks(CHILDREN)).enumerate();
+        for (leaf, (block, words)) in all {
+            let mut halves = [0; WORDS];
+            for (child, key) in halves[..CHILDREN - 1].iter_mut().enumerate() {
+                *key = greatest_of(greatest, leaf * CHILDREN + child + 1) as u32;
+            }
+            halves[CHILDREN..][..words.len()].copy_from_slice(words);
+            for (word, [low, high]) in block.iter_mut().zip(halves.as_chunks().0) {
+                *word = u64::from(*high) << 32 | u64::from(*low);
+            }
+        }
+        self.nodes(greatest, Level { first, children: leaves, covered: CHILDREN, depth: 1 })
+    }
+
+    /// Stores what leads to a level: its root.
+    ///
+    /// Node `n` of a level holds the children `8n` to `8n + 7` of the level below; so the place of each key is known
+    /// without looking at that.
+    fn nodes(&mut self, greatest: &[u64], mut below: Level) -> Result<Tree, CompileError> {
+        while below.depth == 0 || below.children > 1 {
+            let nodes = below.children.div_ceil(CHILDREN);
             let first = self.blocks(nodes)?;
             for (node, block) in self.blocks[first..].iter_mut().enumerate() {
-                for (child, key) in block[..7].iter_mut().enumerate() {
-                    let next = (node * 8 + child + 1) * covered;
-                    // The last child has no upper end, so that whatever is looked for is in one of them.
-                    *key = if next < words.len() { greatest[next - 1] } else { u64::MAX };
+                for (child, key) in block[..CHILDREN - 1].iter_mut().enumerate() {
+                    *key = greatest_of(greatest, (node * CHILDREN + child + 1) * below.covered);
                 }
-                block[7] = (below + node * 8) as u64;
+                block[CHILDREN - 1] = (below.first + node * CHILDREN) as u64;
             }
-            (below, depth) = (first, depth + 1);
-            if nodes == 1 {
-                return Ok(Tree { root: first as u32, depth });
-            }
-            (children, covered) = (nodes, covered * 8);
+            below = Level { first, children: nodes, covered: below.covered * CHILDREN, depth: below.depth + 1 };
         }
+        Ok(Tree { root: below.first as u32, depth: below.depth })
     }
+}
+
+/// Nodes of a tree side by side, or below them all its words.
+struct Level {
+    /// Where they begin.
+    first: usize,
+    /// How many there are.
+    children: usize,
+    /// Intervals that each of them is for; the last one may be for fewer.
+    covered: usize,
+    /// Levels down from here.
+    depth: u32,
+}
+
+/// Greatest key of the first so many intervals. The last of all has no upper end, so that whatever is looked for is in one of
+/// them.
+fn greatest_of(greatest: &[u64], intervals: usize) -> u64 {
+    if intervals < greatest.len() { greatest[intervals - 1] } else { u64::MAX }
 }

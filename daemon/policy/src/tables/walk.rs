@@ -61,14 +61,17 @@ impl Key {
 pub fn walk(blocks: &[Block], key: &Key) -> Option<u32> {
     let header: Header = read(blocks.first()?);
     let word = match key.peer {
-        IpAddr::V4(peer) => search(blocks, header.v4, peer.to_bits().into())?,
+        IpAddr::V4(peer) => search_v4(blocks, header.v4, peer.to_bits())?,
         IpAddr::V6(peer) => {
             let (high, low) = ((peer.to_bits() >> 64) as u64, peer.to_bits() as u64);
             within(blocks, search(blocks, header.v6, high)?, low)?
         }
     };
-    if word >> address::KIND_SHIFT != address::CLASS {
-        return None;
+    let argument = word & address::ARGUMENT;
+    match word >> address::KIND_SHIFT {
+        address::RULE => return Some(argument).filter(|rule| *rule < header.rule_count),
+        address::CLASS => {}
+        _ => return None,
     }
     // Without a protocol only rules for all protocols count: those of the group that no rule names.
     let group = key.protocol.map_or(Some(0), |protocol| {
@@ -78,7 +81,7 @@ pub fn walk(blocks: &[Block], key: &Key) -> Option<u32> {
     if group >= header.groups || key.direction > direction::EGRESS {
         return None;
     }
-    let row = word.checked_mul(2 * header.groups)? + u32::from(key.direction) * header.groups + group;
+    let row = argument.checked_mul(2 * header.groups)? + u32::from(key.direction) * header.groups + group;
     let mut decision = word_at(blocks, header.classes.checked_add(row)?)?;
     for (kind, port) in [(decision::PORT, key.port), (decision::PEER_PORT, key.peer_port)] {
         if decision >> decision::KIND_SHIFT == kind {
@@ -107,7 +110,7 @@ fn within(blocks: &[Block], word: u32, low: u64) -> Option<u32> {
         address::SINGLE => {
             let block = blocks.get(argument as usize / 4)?;
             let single: Single = read(&block[argument as usize % 4 * 2..]);
-            Some(if single.low == low { single.class } else { single.others })
+            Some(if single.low == low { single.word } else { single.others })
         }
         _ => Some(word),
     }
@@ -115,19 +118,28 @@ fn within(blocks: &[Block], word: u32, low: u64) -> Option<u32> {
 
 fn search(blocks: &[Block], tree: u32, key: u64) -> Option<u32> {
     let Tree { root, depth } = Tree::unpack(tree);
-    if depth == 0 || depth > MAX_DEPTH {
-        return None;
-    }
+    let at = descend(blocks, root, (1..=MAX_DEPTH).contains(&depth).then_some(depth)?, key)?;
+    word_at(blocks, at)
+}
+
+fn search_v4(blocks: &[Block], tree: u32, address: u32) -> Option<u32> {
+    let Tree { root, depth } = Tree::unpack(tree);
+    let above = depth.checked_sub(1).filter(|above| *above < MAX_DEPTH)?;
+    let leaf = descend(blocks, root, above, address.into())? * 16;
+    let keys = (0..7).map(|half| word_at(blocks, leaf + half)).collect::<Option<Vec<_>>>()?;
+    let child = keys.iter().filter(|greatest| **greatest < address).count() as u32;
+    word_at(blocks, leaf + 8 + child)
+}
+
+/// What the nodes of a tree refer to so many levels below its root.
+fn descend(blocks: &[Block], root: u32, levels: u32, key: u64) -> Option<u32> {
     let mut at = root;
-    for level in (0..depth).rev() {
+    for _ in 0..levels {
         let node = blocks.get(at as usize)?;
         let child = node[..7].iter().filter(|greatest| **greatest < key).count() as u32;
         at = u32::try_from(node[7]).ok()?.checked_add(child)?;
-        if level == 0 {
-            return word_at(blocks, at);
-        }
     }
-    None
+    Some(at)
 }
 
 fn by_interface(blocks: &[Block], chain: u32, interfaces: u64) -> Option<u32> {

@@ -55,37 +55,60 @@ pub(super) fn run(rounds: usize, json: bool) -> ExitCode {
     }
 }
 
+/// What figures are told in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Unit {
+    Milliseconds,
+    /// Of a packet.
+    Nanoseconds,
+}
+
+impl Unit {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Milliseconds => "ms",
+            Self::Nanoseconds => "ns",
+        }
+    }
+
+    fn of(self, took: Duration) -> f64 {
+        match self {
+            Self::Milliseconds => took.as_secs_f64() * 1e3,
+            Self::Nanoseconds => took.as_secs_f64() * 1e9,
+        }
+    }
+}
+
 /// One figure.
 #[derive(Debug, PartialEq)]
 struct Line {
     case: String,
     took: Duration,
+    unit: Unit,
     reference: Option<(&'static str, Duration)>,
 }
 
 impl Line {
     fn json(&self) -> Value {
-        let mut line = json!({ "bench": "policy", "case": self.case, "value": ms(self.took), "unit": "ms" });
+        let value = |took| self.unit.of(took);
+        let mut line =
+            json!({ "bench": "policy", "case": self.case, "value": value(self.took), "unit": self.unit.name() });
         if let Some((name, took)) = self.reference {
             line["reference"] = json!(name);
-            line["reference_value"] = json!(ms(took));
-            line["ratio"] = json!(ms(self.took) / ms(took));
+            line["reference_value"] = json!(value(took));
+            line["ratio"] = json!(self.took.div_duration_f64(took));
         }
         line
     }
 
     fn row(&self) -> String {
-        let mut row = format!("{:<22}{:>10.3}  {:<6}", self.case, ms(self.took), "ms");
+        let mut row = format!("{:<22}{:>10.3}  {:<6}", self.case, self.unit.of(self.took), self.unit.name());
         if let Some((name, took)) = self.reference {
-            let (value, ratio) = (ms(took), ms(self.took) / ms(took));
+            let (value, ratio) = (self.unit.of(took), self.took.div_duration_f64(took));
             let _infallible = write!(row, "{name:<16}{value:>12.3}{ratio:>8.3}");
         }
         row
     }
-}
-
-fn ms(took: Duration) -> f64 {
-    took.as_secs_f64() * 1e3
 }
 
 /// A policy of so many prefixes.
@@ -169,7 +192,7 @@ fn measure(rounds: usize) -> Result<Vec<Line>, String> {
         Kernel::start(kernel::Options::default()).map_err(|error| format!("starting the kernel side: {error}"))?;
     let mut keys = Keyring::default();
     keys.add(signer().key);
-    let lines = runtime.block_on(async {
+    let lines: Result<_, String> = runtime.block_on(async {
         kernel.enforce(None).await.map_err(|error| error.to_string())?;
         let mut lines = Vec::new();
         for prefixes in [1_024, 16_384, MOST] {
@@ -196,7 +219,13 @@ fn measure(rounds: usize) -> Result<Vec<Line>, String> {
         Ok(lines)
     });
     runtime.block_on(kernel.stop(OnStop::Open));
-    lines
+    let mut lines: Vec<Line> = lines?;
+    let lookups =
+        kernel::bench::lookups().map_err(|unavailable| format!("{}: {}", unavailable.what, unavailable.why))?;
+    for (case, ns) in [("lookup/hit", lookups.hit_ns), ("lookup/miss", lookups.miss_ns)] {
+        lines.push(Line { unit: Unit::Nanoseconds, ..alone(case, Duration::from_nanos(ns)) });
+    }
+    Ok(lines)
 }
 
 /// The first round finds nothing in force, as a gateway seldom does; it is not counted.
@@ -226,7 +255,7 @@ fn parts(splits: &[Split]) -> Vec<Line> {
 }
 
 fn alone(case: &str, took: Duration) -> Line {
-    Line { case: case.to_owned(), took, reference: None }
+    Line { case: case.to_owned(), took, unit: Unit::Milliseconds, reference: None }
 }
 
 fn median<T>(all: &[T], of: impl Fn(&T) -> Duration) -> Duration {
@@ -275,11 +304,8 @@ impl Reference {
         if self.programs.is_empty() {
             return vec![alone(case, took)];
         }
-        let line = |(name, times): &(&'static str, Times)| Line {
-            case: case.to_owned(),
-            took,
-            reference: Some((*name, of(times))),
-        };
+        let line =
+            |(name, times): &(&'static str, Times)| Line { reference: Some((*name, of(times))), ..alone(case, took) };
         self.programs.iter().map(line).collect()
     }
 }
@@ -376,9 +402,8 @@ mod tests {
     #[test]
     fn lines_follow_the_contract() {
         let line = Line {
-            case: "apply/65536".into(),
-            took: Duration::from_millis(30),
             reference: Some(("nft -f", Duration::from_millis(600))),
+            ..alone("apply/65536", Duration::from_millis(30))
         };
         assert_eq!(
             line.json(),

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::packet::Packet;
 
-/// Bytes of the header without options.
-const MIN_HEADER: u32 = 20;
+/// Bytes of the header without options; what ends it are the addresses.
+pub(super) const MIN_HEADER: u32 = 20;
 /// Where the two addresses stand in it.
 const ADDRESSES: u32 = 12;
 /// Fragment offset within the flags' 16 bits.
@@ -53,13 +53,29 @@ pub(super) fn read(headers: &mut Headers, packet: &Packet, offset: u32, start: &
     transport::read(headers, packet, offset + header, end, &CLASSES)
 }
 
-/// Copies the addresses into the key, each as `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
+/// Copies the addresses into the key, `false` where they cannot be read.
 #[inline(always)]
 pub(super) fn addresses(packet: &Packet, offset: u32, key: &mut FlowKey) -> bool {
     let mut both = [0; 8];
     let read = packet.read(offset + ADDRESSES, &mut both);
-    let [s0, s1, s2, s3, d0, d1, d2, d3] = both;
+    put_addresses(both, key);
+    read
+}
+
+/// The same, with the ports right behind them.
+#[inline(always)]
+pub(super) fn addresses_and_ports(packet: &Packet, offset: u32, key: &mut FlowKey) -> bool {
+    let mut bytes = [0; 8 + transport::PORTS];
+    let read = packet.read(offset + ADDRESSES, &mut bytes);
+    let [a, b, c, d, e, f, g, h, ports @ ..] = bytes;
+    put_addresses([a, b, c, d, e, f, g, h], key);
+    transport::put_ports(ports, key);
+    read
+}
+
+/// Each as `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
+#[inline(always)]
+fn put_addresses([s0, s1, s2, s3, d0, d1, d2, d3]: [u8; 8], key: &mut FlowKey) {
     key.source = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, s0, s1, s2, s3];
     key.destination = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, d0, d1, d2, d3];
-    read
 }

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::packet::Packet;
 
-/// Bytes of the header.
-const HEADER: u32 = 40;
+/// Bytes of the header; what ends it are the addresses.
+pub(super) const HEADER: u32 = 40;
 /// Where the two addresses stand in it.
 const ADDRESSES: u32 = 8;
 /// Bytes of the shortest extension header.
@@ -115,13 +115,28 @@ fn extension(headers: &mut Headers, packet: &Packet, end: u32, seen: u32, settle
     true
 }
 
-/// Copies the addresses into the key.
+/// Copies the addresses into the key; `false` where they cannot be read.
 #[inline(always)]
 pub(super) fn addresses(packet: &Packet, offset: u32, key: &mut FlowKey) -> bool {
     let mut both = [0; 32];
     let read = packet.read(offset + ADDRESSES, &mut both);
-    let (source, destination) = both.split_at(16);
-    key.source.copy_from_slice(source);
-    key.destination.copy_from_slice(destination);
+    put_addresses(&both, key);
     read
+}
+
+/// The same, with the ports right behind them.
+#[inline(always)]
+pub(super) fn addresses_and_ports(packet: &Packet, offset: u32, key: &mut FlowKey) -> bool {
+    let mut bytes = [0; 32 + transport::PORTS];
+    let read = packet.read(offset + ADDRESSES, &mut bytes);
+    put_addresses(&bytes, key);
+    let [.., s0, s1, d0, d1] = bytes;
+    transport::put_ports([s0, s1, d0, d1], key);
+    read
+}
+
+#[inline(always)]
+fn put_addresses(bytes: &[u8], key: &mut FlowKey) {
+    key.source.copy_from_slice(&bytes[..16]);
+    key.destination.copy_from_slice(&bytes[16..32]);
 }

@@ -157,10 +157,21 @@ fn identify(context: *mut __sk_buff, headers: &mut Headers, key: &mut FlowKey) {
         headers.has_addresses = 0;
         return;
     }
-    let addresses = match headers.ip_version {
-        4 => ipv4::addresses(&packet, headers.network, key),
-        6 => ipv6::addresses(&packet, headers.network, key),
+    let behind = headers.transport - headers.network;
+    let found = match headers.ip_version {
+        // Both in one call, where no options and no other headers stand between them: nearly always.
+        4 if headers.has_ports() && behind == ipv4::MIN_HEADER => {
+            ipv4::addresses_and_ports(&packet, headers.network, key)
+        }
+        6 if headers.has_ports() && behind == ipv6::HEADER => ipv6::addresses_and_ports(&packet, headers.network, key),
+        4 => ipv4::addresses(&packet, headers.network, key) && transport::ports(&packet, headers, key),
+        6 => ipv6::addresses(&packet, headers.network, key) && transport::ports(&packet, headers, key),
         _ => false,
     };
-    headers.has_addresses = u32::from(addresses && transport::ports(&packet, class, headers.transport, key));
+    if headers.is_icmp() {
+        // What was read there are type and code.
+        key.destination_port = key.source_port;
+        key.source_port = 0;
+    }
+    headers.has_addresses = u32::from(found);
 }

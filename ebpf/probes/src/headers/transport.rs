@@ -20,6 +20,9 @@ const UDP_HEADER: u32 = 8;
 /// No message of ICMP or ICMPv6 is shorter.
 const ICMP_MIN: u32 = 8;
 
+/// Bytes of both ports.
+pub(super) const PORTS: usize = 4;
+
 /// The classes of one IP version.
 pub(super) struct Classes {
     pub(super) tcp: u8,
@@ -60,23 +63,21 @@ pub(super) fn read(headers: &mut Headers, packet: &Packet, offset: u32, end: u32
     }
 }
 
-/// Fills in the ports, or what stands for them; `false` where they cannot be read.
+/// Fills in the ports, where there are some; `false` where they cannot be read.
 #[inline(always)]
-pub(super) fn ports(packet: &Packet, class: u8, offset: u32, key: &mut FlowKey) -> bool {
-    let mut bytes = [0; 4];
-    match class {
-        class::IPV4_TCP | class::IPV4_UDP | class::IPV6_TCP | class::IPV6_UDP => {
-            let read = packet.read(offset, &mut bytes);
-            key.source_port = u16::from_be_bytes([bytes[0], bytes[1]]);
-            key.destination_port = u16::from_be_bytes([bytes[2], bytes[3]]);
-            read
-        }
-        class::IPV4_ICMP | class::IPV6_ICMP => {
-            let read = packet.read(offset, &mut bytes);
-            // Type and code.
-            key.destination_port = u16::from_be_bytes([bytes[0], bytes[1]]);
-            read
-        }
-        _ => true,
+pub(super) fn ports(packet: &Packet, headers: &Headers, key: &mut FlowKey) -> bool {
+    if !headers.has_ports() {
+        return true;
     }
+    let mut bytes = [0; PORTS];
+    let read = packet.read(headers.transport, &mut bytes);
+    put_ports(bytes, key);
+    read
+}
+
+/// The first bytes of a transport header as ports.
+#[inline(always)]
+pub(super) fn put_ports([s0, s1, d0, d1]: [u8; PORTS], key: &mut FlowKey) {
+    key.source_port = u16::from_be_bytes([s0, s1]);
+    key.destination_port = u16::from_be_bytes([d0, d1]);
 }

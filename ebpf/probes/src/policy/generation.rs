@@ -105,12 +105,41 @@ impl<const N: usize> Tables<'_, N> {
     }
 
     /// What the tree has for the key.
+    #[inline(always)]
+    fn search(&self, tree: u32, key: u64) -> u32 {
+        let Tree { root, depth } = Tree::unpack(tree);
+        self.word(self.descend(root, depth, key))
+    }
+
+    /// What the tree by IPv4 address has for it.
+    #[inline(always)]
+    fn search_v4(&self, tree: u32, address: u64) -> u32 {
+        let Tree { root, depth } = Tree::unpack(tree);
+        let leaf = self.block(self.descend(root, depth - 1, address)).cast::<u32>();
+        if leaf.is_null() {
+            return 0;
+        }
+        // SAFETY: a block has sixteen halves, and nobody changes a leaf's.
+        unsafe {
+            let is_behind = |key: *const u32| is_less(u64::from(*key), address);
+            let upper = is_behind(leaf.add(3)) * 4;
+            let half = leaf.add(upper as usize);
+            let child = upper + is_behind(half) + is_behind(half.add(1)) + is_behind(half.add(2));
+            *leaf.add(8 + child as usize)
+        }
+    }
+
+    /// Goes down as many levels of a tree, and tells what its nodes refer to there.
     ///
     /// As many calls as there may be levels, not a loop: see `headers::ipv6::read`.
     #[inline(always)]
-    fn search(&self, tree: u32, key: u64) -> u32 {
-        let Tree { root: mut at, depth: mut levels } = Tree::unpack(tree);
-        let mut descend = || {
+    fn descend(&self, root: u32, mut levels: u32, key: u64) -> u32 {
+        let mut at = root;
+        let mut step = || {
+            if levels == 0 {
+                return false;
+            }
+            levels -= 1;
             let node = self.block(at);
             if node.is_null() {
                 at = NOWHERE;
@@ -124,11 +153,10 @@ impl<const N: usize> Tables<'_, N> {
                 let half = keys.add(upper as usize);
                 at += upper + is_less(*half, key) + is_less(*half.add(1), key) + is_less(*half.add(2), key);
             }
-            levels -= 1;
-            levels != 0
+            true
         };
-        let _over = descend() && descend() && descend() && descend() && descend() && descend();
-        self.word(at)
+        let _over = step() && step() && step() && step() && step() && step();
+        at
     }
 
     /// Leaves the number of the rule that decides the packet in the question.
@@ -143,7 +171,13 @@ impl<const N: usize> Tables<'_, N> {
         }
         // SAFETY: as in `answer`.
         let header = unsafe { &*header };
-        let row = self.class(header, question) * 2 + question.direction;
+        let word = self.address(header, question);
+        let argument = word & address::ARGUMENT;
+        if word >> address::KIND_SHIFT == address::RULE {
+            question.rule = argument;
+            return;
+        }
+        let row = argument * 2 + question.direction;
         let column = self.group(question.protocol);
         let mut decision = self.word(header.classes + row * header.groups + column);
         if kind(decision) == decision::PORT {
@@ -160,24 +194,26 @@ impl<const N: usize> Tables<'_, N> {
         }
     }
 
-    /// Class of the peer.
+    /// Address word of the peer: a rule or a class.
     #[inline(always)]
-    fn class(&self, header: &Header, question: &Question) -> u32 {
-        let tree = if question.is_v4 != 0 { header.v4 } else { header.v6 };
-        let word = self.search(tree, question.first);
+    fn address(&self, header: &Header, question: &Question) -> u32 {
+        if question.is_v4 != 0 {
+            return self.search_v4(header.v4, question.first);
+        }
+        let word = self.search(header.v6, question.first);
         let argument = word & address::ARGUMENT;
         match word >> address::KIND_SHIFT {
-            address::LOW => self.search(argument, question.low) & address::ARGUMENT,
+            address::LOW => self.search(argument, question.low),
             address::SINGLE => {
                 let singles = self.block(argument / 4).cast::<Single>();
                 if singles.is_null() {
                     return 0;
                 }
                 // SAFETY: a block holds four, which nobody changes.
-                let Single { low, class, others } = unsafe { *singles.add((argument % 4) as usize) };
-                if low == question.low { class } else { others }
+                let Single { low, word, others } = unsafe { *singles.add((argument % 4) as usize) };
+                if low == question.low { word } else { others }
             }
-            _ => argument,
+            _ => word,
         }
     }
 
