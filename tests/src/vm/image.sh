@@ -99,10 +99,10 @@ initrd() {
 
 root() {
     say "Debian trixie arm64, in emulation (some three minutes)"
-    # What a small gateway has, and no more: apt, systemd, the network's tools, and a broker to measure beside.
+    # What a small gateway has, and no more: apt, systemd, the network's tools, a broker and nft to measure beside.
     packages=base-files,base-passwd,bash,coreutils,dash,debianutils,diffutils,dpkg,apt,findutils,grep,sed,gzip,tar
     packages=$packages,hostname,init-system-helpers,libc-bin,login,passwd,mount,util-linux,mawk,perl-base
-    packages=$packages,systemd-sysv,udev,kmod,iproute2,iputils-ping,procps,e2fsprogs,openssl,mosquitto,mosquitto-clients
+    packages=$packages,systemd-sysv,udev,kmod,iproute2,iputils-ping,nftables,procps,e2fsprogs,openssl,mosquitto,mosquitto-clients
     set --
     while read -r line; do set -- "$@" --aptopt="$line"; done <"$work/acquire.conf"
     mmdebstrap --quiet --mode=root --arch=arm64 --variant=custom --skip=check/empty,check/qemu \

@@ -9,6 +9,7 @@ mod kernels;
 mod managed;
 mod memory;
 mod package;
+mod policy;
 mod power;
 mod provision;
 mod readme;

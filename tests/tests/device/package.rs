@@ -7,12 +7,14 @@ use tidegate_tests::{
 
 use crate::gateway::{self, SOON};
 
-const PACKAGE: &str = "/srv/tidegate_0.1.0-1_arm64.deb";
-const NEWER: &str = "/srv/tidegate_0.1.0-2_arm64.deb";
+/// Where a scenario puts the package.
+pub(crate) const PACKAGE: &str = "/srv/tidegate_0.1.0-1_arm64.deb";
+/// What [`make_newer_package`] makes.
+pub(crate) const NEWER: &str = "/srv/tidegate_0.1.0-2_arm64.deb";
 
 /// Calls apt as a script does, and returns what it said; no word of a failure may be in it.
 #[track_caller]
-fn apt(machine: &Machine, arguments: &str) -> String {
+pub(crate) fn apt(machine: &Machine, arguments: &str) -> String {
     let said = machine.run(&format!("DEBIAN_FRONTEND=noninteractive apt-get --yes {arguments} 2>&1")).ok();
     for word in ["error", "warning", "fail", "cannot", "unable", "denied", "not found"] {
         let complaints: Vec<&str> = said.lines().filter(|line| line.to_lowercase().contains(word)).collect();
@@ -121,7 +123,7 @@ fn the_package_installs_upgrades_goes_and_comes_back_as_debians_users_expect() {
 
 /// The package with a higher version and nothing else changed.
 #[track_caller]
-fn make_newer_package(machine: &Machine) {
+pub(crate) fn make_newer_package(machine: &Machine) {
     machine
         .run(&format!(
             "set -e
