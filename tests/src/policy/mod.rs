@@ -109,10 +109,15 @@ impl Policy {
         self.rule(json!({ "name": name, "cidrs": cidrs, "action": "drop", "reason": format!("test of {name}") }))
     }
 
-    /// With a rule more of that many addresses, each of another /24.
+    /// That many addresses, each of another /24.
+    pub fn many(count: u32) -> impl Iterator<Item = String> {
+        (0..count).map(|n| format!("{}.{}.{}.7", 20 + (n >> 16), n >> 8 & 255, n & 255))
+    }
+
+    /// With a rule more of [`Self::many`] addresses.
     #[must_use]
     pub fn drop_many(self, name: &str, count: u32) -> Self {
-        let cidrs: Vec<_> = (0..count).map(|n| format!("{}.{}.{}.7", 20 + (n >> 16), n >> 8 & 255, n & 255)).collect();
+        let cidrs: Vec<_> = Self::many(count).collect();
         self.rule(json!({ "name": name, "cidrs": cidrs, "action": "drop" }))
     }
 

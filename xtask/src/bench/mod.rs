@@ -12,7 +12,7 @@ use crate::{
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// Which benches; all of them where none is named
-    #[arg(value_parser = ["traffic", "deliver", "footprint", "control", "fleet"])]
+    #[arg(value_parser = ["traffic", "policy", "deliver", "footprint", "control", "fleet"])]
     benches: Vec<String>,
     /// Rounds; the median of them is shown
     #[arg(long, value_name = "N", default_value_t = 5)]

@@ -7,6 +7,8 @@ mod control;
 mod deliver;
 mod fleet;
 mod footprint;
+mod path;
+mod policy;
 mod row;
 mod traffic;
 
@@ -40,10 +42,11 @@ fn main() {
     let arguments = Arguments::parse();
     let plan = Plan { rounds: arguments.rounds.max(1), window: Duration::from_secs(arguments.seconds.max(1)) };
     let wanted = |name: &str| arguments.benches.is_empty() || arguments.benches.iter().any(|bench| bench == name);
-    let benches: [(&str, Bench); 5] = [
+    let benches: [(&str, Bench); 6] = [
         ("footprint", footprint::run),
         ("deliver", deliver::run),
         ("traffic", traffic::run),
+        ("policy", policy::run),
         ("control", control::run),
         ("fleet", fleet::run),
     ];
