@@ -233,7 +233,7 @@ fn policy(status: &BundleStatus, add: &mut impl FnMut(Severity, String, &str)) {
             State::RolledBack => add(
                 Severity::Degraded,
                 format!("the policy for {source}, {which}, was rolled back: {reason}"),
-                "see whether it drops the way to the broker (tidegate policy test); it is tried again at most three times, then by cmd/retry",
+                "see whether it drops the way to the broker (tidegate policy test); it is tried again by cmd/retry or tidegate policy apply only",
             ),
             State::Expired => add(
                 Severity::Degraded,

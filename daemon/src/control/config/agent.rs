@@ -37,6 +37,8 @@ use crate::{
 /// What is kept of a document: its sections and keys.
 pub type Kept = Memory<Value>;
 
+/// The first, and three more: a broker that was away by chance only delays a change.
+const ATTEMPTS: u32 = 4;
 /// How long drift stands before it is told of: a change on its way passes through states that are apart.
 const DRIFT_STANDS: Duration = Duration::from_secs(10);
 /// One `event/config` about refused messages of a source within this time; the report always has the latest.
@@ -131,7 +133,7 @@ impl Agent {
         let groups = loaded.config.gateway.groups.iter().map(|group| Source::Group(group.as_str().into()));
         let sources: Vec<_> = groups.chain([Source::Device]).collect();
         let (ours, foreign) = kept.part(&sources);
-        let (protocol, steps) = Protocol::start(ours, loaded.config.policy.confirm_within, moment(now));
+        let (protocol, steps) = Protocol::start(ours, ATTEMPTS, loaded.config.policy.confirm_within, moment(now));
         let mut agent = Self {
             protocol,
             foreign,
@@ -225,7 +227,7 @@ impl Agent {
             }
             Input::Probed(trial) => self.tell(Event::Probed(trial), now, &mut effects),
             Input::Linked(linked) => self.tell(Event::Linked(linked), now, &mut effects),
-            Input::Retry => self.tell(Event::Retry, now, &mut effects),
+            Input::Retry => self.tell(Event::Retry(None), now, &mut effects),
             Input::Reload(read) => self.reload(read, now, &mut effects),
             Input::Look(read) => self.look(read),
             Input::Tick => self.tell(Event::Tick, now, &mut effects),

@@ -49,6 +49,9 @@ use crate::{
     record::{self, Record},
 };
 
+/// A policy that took the broker away, or seemed to, is not tried again unless somebody asks: each trial may cut the plant off
+/// for as long as it lasts.
+const ATTEMPTS: u32 = 1;
 /// Between two attempts to enforce what the kernel refused: a person may have mended the reason.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// Between two looks at the wall clock, while something depends on it: it may be set, and may jump.
@@ -255,7 +258,7 @@ impl Agent {
         let sources: Vec<_> = groups.chain([Source::Device]).collect();
         let (ours, foreign) = kept.sources.part(&sources);
         let settings = Settings::of(config);
-        let (protocol, steps) = Protocol::start(ours, settings.confirm_within, moment(now));
+        let (protocol, steps) = Protocol::start(ours, ATTEMPTS, settings.confirm_within, moment(now));
         let mut agent = Self {
             protocol,
             foreign,
@@ -347,7 +350,7 @@ impl Agent {
             Input::Linked(linked) => self.tell(Event::Linked(linked), now, &mut effects),
             Input::Retry => {
                 self.failed = None;
-                self.tell(Event::Retry, now, &mut effects);
+                self.tell(Event::Retry(None), now, &mut effects);
             }
             Input::Settings(settings) => self.settings = settings,
             Input::Apply { envelope, offline } => {
@@ -446,6 +449,8 @@ impl Agent {
                     None => {
                         let placed = Placed { source: source.clone(), version: stamp.version };
                         self.tell(Event::Offered(source.clone(), stamp, Ok(held)), now, effects);
+                        // Where it was rolled back, handing it in again is the request to try again.
+                        self.tell(Event::Retry(Some(source.clone())), now, effects);
                         if offline {
                             self.tell(Event::Urged(source), now, effects);
                         }

@@ -304,6 +304,10 @@ impl Keeper {
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
+        // Before an answer: whoever has it looks how things stand.
+        let mut status = self.agent.status();
+        status.memory = status.memory.or_else(|| self.lost.clone());
+        show(&self.outlets.status, status);
         for effect in effects {
             match effect {
                 Effect::Judge(task) => {
@@ -346,9 +350,6 @@ impl Keeper {
                 Effect::Record(record) => self.outward.record(record),
             }
         }
-        let mut status = self.agent.status();
-        status.memory = status.memory.or_else(|| self.lost.clone());
-        show(&self.outlets.status, status);
     }
 
     fn keep_ages(&mut self) {

@@ -1,7 +1,7 @@
 //! Desired and reported: how any managed thing gets from what it is to what it should be without being lost on the way.
 //!
-//! Configuration follows this protocol, and whatever else is managed by documents from afar. It is pure: events and the
-//! time go in, [`Step`]s come out. It knows no broker, no disk and no clock, and does not look into documents.
+//! Configuration and policy follow this protocol, and whatever else is managed by documents from afar. It is pure: events and
+//! the time go in, [`Step`]s come out. It knows no broker, no disk and no clock, and does not look into documents.
 //!
 //! # Versions
 //!
@@ -31,7 +31,7 @@
 //!                  │  └── other layers ────── Unfit          confirm_within passed ◄────────┘     round trip
 //!                  │      retry                              or the process died                           │
 //!                  │                                                  ▼                                    ▼
-//!                  └──── back-off (at most 3 times), retry ──── RolledBack   or vouched ►  Confirming ◄─┐ cannot
+//!                  └──── back-off (if tries are left), retry ── RolledBack   or vouched ►  Confirming ◄─┐ cannot
 //!                                                                                              │  └─────┘ write
 //!                                                                        whole  ◄── written ───┴──► but for keys that
 //!                                                                          │                        need a restart
@@ -47,6 +47,8 @@
 //! - Somebody on site can *urge* a wish, which then needs no link to begin, and *vouch* for it from *Settling* on, which is
 //!   as good as the round trip. They have `confirm_within` for that; where nobody does, it is an attempt like any other.
 //! - What runs without having been proven does so for `confirm_within` at most, from *Applying* on.
+//! - How often a wish is tried before it waits for a request, or for a higher version, is the subject's choice. A broker that is
+//!   away looks like a change that cuts the link: who tries again by itself gets over the one, and repeats the other.
 //! - The probe is a round trip that begins [`SETTLE`] after the change was taken over: what cuts the link seldom does so
 //!   in the same millisecond.
 //! - *Confirming*: it is proven, but a crash would still end in the state before. It goes on running and is written
@@ -80,18 +82,16 @@ mod view;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use self::{
+    memory::{Candidate, Refusal, Standing, stamp},
+    trial::{Trial, next_attempt},
+};
 pub use self::{
     memory::{Document, Memory, Slot, Stamp, Wish},
     view::{State, View},
 };
-use self::{
-    memory::{Refusal, Standing, stamp},
-    trial::{Trial, next_attempt},
-};
 use super::link::Source;
 
-/// Trials of one wish: the first, and three more.
-pub const ATTEMPTS: u32 = 4;
 /// From when a change was taken over until the round trip that proves it begins: interfaces are attached and log lines
 /// begin to flow meanwhile. Well below the shortest `confirm_within`, 5 s.
 pub const SETTLE: Duration = Duration::from_secs(2);
@@ -153,8 +153,8 @@ pub enum Event<D> {
     /// Nothing of the source may be tried, for this reason; or it may be again, what did not fit before included. What is
     /// on trial goes on.
     Held(Source, Option<String>),
-    /// A person asks that whatever failed be tried again.
-    Retry,
+    /// A person asks that whatever failed be tried again: of this source, or of all.
+    Retry(Option<Source>),
     /// A document that runs does not fit any more, because other layers changed: the source runs without one.
     SetAside(Source, String),
     /// Other layers changed: what did not fit might, now.
@@ -210,6 +210,7 @@ pub struct Protocol<D> {
     /// Whose trial was the last: the next turn is another's.
     last: Option<Source>,
     link: Link,
+    attempts: u32,
     confirm_within: Duration,
     /// Number of the last trial.
     trials: u64,
@@ -248,13 +249,17 @@ enum Disk {
 impl<D: Clone> Protocol<D> {
     /// Begins with what was remembered. The steps are to be carried out before anything runs: where they apply
     /// something, it is what had to wait for a start.
+    ///
+    /// A wish is tried `attempts` times, with back-off, until a person asks for more. Where a change may need a restart that is
+    /// at least two: the one at the start is the second.
     #[must_use]
-    pub fn start(memory: Memory<D>, confirm_within: Duration, now: Now) -> (Self, Vec<Step>) {
+    pub fn start(memory: Memory<D>, attempts: u32, confirm_within: Duration, now: Now) -> (Self, Vec<Step>) {
         let mut protocol = Self {
             slots: memory.0,
             trial: None,
             last: None,
             link: Link::Never,
+            attempts,
             confirm_within,
             trials: 0,
             writes: 0,
@@ -270,7 +275,7 @@ impl<D: Clone> Protocol<D> {
             });
             let Some(candidate) = &mut slot.candidate else { continue };
             // A newer wish took the place of what waited for this start.
-            slot.partly = None;
+            protocol.dirty |= slot.partly.take().is_some();
             let failed = match &candidate.standing {
                 Standing::Trying => {
                     protocol.dirty = true;
@@ -282,13 +287,17 @@ impl<D: Clone> Protocol<D> {
                     reason
                 }
                 Standing::RolledBack { reason, .. } => reason.clone(),
-                // The files may have changed meanwhile.
-                Standing::Waiting { .. } | Standing::Unfit { .. } => {
+                Standing::Waiting { .. } => {
                     candidate.standing = Standing::Waiting { reason: None };
                     continue;
                 }
+                // The files may have changed meanwhile. It did not run, so no trial of it counts.
+                Standing::Unfit { .. } => {
+                    *candidate = Candidate::waiting(candidate.wish.take());
+                    continue;
+                }
             };
-            let next = next_attempt(candidate.attempts, confirm_within, now);
+            let next = next_attempt(candidate.attempts, attempts, confirm_within, now);
             candidate.standing = Standing::RolledBack { reason: failed, next };
         }
         protocol.try_pending_restart(now, &mut steps);
@@ -386,7 +395,7 @@ impl<D: Clone> Protocol<D> {
             Event::Linked(linked) => self.linked(linked, now),
             Event::Urged(source) => self.urge(&source),
             Event::Held(source, reason) => self.hold(source, reason),
-            Event::Retry => self.retry(),
+            Event::Retry(source) => self.retry(source.as_ref()),
             Event::SetAside(source, reason) => self.set_aside(&source, reason, &mut steps),
             Event::Refit => self.refit(),
             // What answers a trial that has ended comes too late.

@@ -95,9 +95,9 @@ impl<D: Clone> Protocol<D> {
     }
 
     /// See [`super::Event::Retry`]. What was refused is judged anew when it is read again.
-    pub(super) fn retry(&mut self) {
+    pub(super) fn retry(&mut self, source: Option<&Source>) {
         let mut found = false;
-        for slot in self.slots.values_mut() {
+        for (_, slot) in self.slots.iter_mut().filter(|(of, _)| source.is_none_or(|source| source == *of)) {
             if let Some(mark) = &mut slot.mark {
                 found |= mark.refused.take().is_some();
             }

@@ -6,6 +6,7 @@ use super::*;
 
 const WITHIN: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_millis(5);
+const ATTEMPTS: u32 = 4;
 
 /// A protocol, its clock, and a disk and a link that work.
 struct Bench {
@@ -20,8 +21,12 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::trying(ATTEMPTS)
+    }
+
+    fn trying(attempts: u32) -> Self {
         let mut bench = Self {
-            protocol: Protocol::start(Memory::default(), WITHIN, Now::default()).0,
+            protocol: Protocol::start(Memory::default(), attempts, WITHIN, Now::default()).0,
             up: Duration::ZERO,
             done: Vec::new(),
             disk: Ok(()),
@@ -78,7 +83,8 @@ impl Bench {
     fn restart(&mut self) {
         let text = serde_json::to_string(&self.protocol.memory()).unwrap();
         let now = Now { up: self.up, ts_ms: u64::try_from(self.up.as_millis()).unwrap() };
-        let (protocol, steps) = Protocol::start(serde_json::from_str(&text).unwrap(), WITHIN, now);
+        let (protocol, steps) =
+            Protocol::start(serde_json::from_str(&text).unwrap(), self.protocol.attempts, WITHIN, now);
         self.protocol = protocol;
         for step in steps {
             match step {
@@ -130,9 +136,40 @@ fn without_a_round_trip_it_is_put_back_and_tried_three_more_times_with_growing_p
     bench.rest();
     assert_eq!(bench.view().state, State::RolledBack, "the same document again is nothing new");
     bench.round_trips = true;
-    bench.tell(Event::Retry);
+    bench.tell(Event::Retry(None));
     bench.rest();
     assert_eq!((bench.view().state, bench.runs()), (State::Confirmed, Some(8)));
+}
+
+#[test]
+fn with_one_try_it_waits_for_a_request_whatever_comes_and_goes() {
+    let mut bench = Bench::trying(1);
+    bench.round_trips = false;
+    bench.offer(1, 7);
+    bench.wait(bench.up + WITHIN);
+    bench.round_trips = true;
+    for _ in 0..2 {
+        assert_eq!((bench.view().state, bench.view().next_attempt, bench.runs()), (State::RolledBack, None, None));
+        bench.tell(Event::Linked(false));
+        bench.tell(Event::Linked(true));
+        bench.tell(Event::Refit);
+        bench.offer(1, 7);
+        bench.tell(Event::Retry(Some(Source::Group("plant".into()))));
+        bench.rest();
+        assert_eq!((bench.view().state, bench.view().attempts, bench.runs()), (State::RolledBack, Some(1), None));
+        bench.restart();
+        bench.tell(Event::Linked(true));
+    }
+    bench.tell(Event::Retry(Some(Source::Device)));
+    bench.rest();
+    assert_eq!((bench.view().state, bench.runs()), (State::Confirmed, Some(7)));
+    bench.round_trips = false;
+    bench.offer(2, 8);
+    bench.wait(bench.up + WITHIN);
+    bench.round_trips = true;
+    bench.offer(3, 9);
+    bench.rest();
+    assert_eq!((bench.view().state, bench.runs()), (State::Confirmed, Some(9)), "a higher version needs no request");
 }
 
 #[test]
@@ -197,12 +234,12 @@ fn an_unusable_document_raises_the_mark_and_is_judged_anew_only_after_a_retry() 
     assert!(bench.view().reason.unwrap().starts_with("stale"));
     bench.tell(Event::Offered(Source::Device, stamp, Ok(9)));
     assert_eq!(bench.view().reason.as_deref(), Some("host.interval: found 0"));
-    bench.tell(Event::Retry);
+    bench.tell(Event::Retry(None));
     bench.tell(Event::Offered(Source::Device, stamp, Ok(9)));
     bench.rest();
     assert_eq!((bench.view().state, bench.runs()), (State::Confirmed, Some(9)));
     let writes = bench.protocol.writes;
-    bench.tell(Event::Retry);
+    bench.tell(Event::Retry(None));
     assert_eq!(bench.protocol.writes, writes, "there was nothing to retry");
 }
 
@@ -241,7 +278,7 @@ fn what_is_proven_is_not_told_to_be_confirmed_before_it_is_on_disk() {
 
 /// The numbers of the writes that `offers` cause, one every 20 ms, on a disk that takes a second for each.
 fn writes_on_a_slow_disk(offers: impl Iterator<Item = Event<u8>>) -> Vec<u64> {
-    let (mut protocol, _) = Protocol::start(Memory::default(), WITHIN, Now::default());
+    let (mut protocol, _) = Protocol::start(Memory::default(), ATTEMPTS, WITHIN, Now::default());
     let mut writes = Vec::new();
     let mut under_way: Option<(u64, Duration)> = None;
     for (offer, up) in offers.zip((0..).map(|count| Duration::from_millis(20 * count))) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    ATTEMPTS, Applied, Disk, Link, Now, Outcome, Protocol, SETTLE, START_WITHOUT_LINK, Step, WRITE_AGAIN,
+    Applied, Disk, Link, Now, Outcome, Protocol, SETTLE, START_WITHOUT_LINK, Step, WRITE_AGAIN,
     memory::{Candidate, Slot, Standing, Wish, stamp},
 };
 use crate::control::link::Source;
@@ -116,9 +116,9 @@ impl<D> Candidate<D> {
     }
 }
 
-/// When a wish that failed so often is tried again, if ever: after one `confirm_within`, then two, then four.
-pub(super) fn next_attempt(attempts: u32, confirm_within: Duration, now: Now) -> Option<Duration> {
-    (attempts < ATTEMPTS).then(|| now.up + confirm_within * 2_u32.pow(attempts.saturating_sub(1)))
+/// When a wish that failed so often is tried again by itself, if ever: after one `confirm_within`, then two, then four.
+pub(super) fn next_attempt(failed: u32, attempts: u32, confirm_within: Duration, now: Now) -> Option<Duration> {
+    (failed < attempts).then(|| now.up + confirm_within * 2_u32.pow(failed.saturating_sub(1)))
 }
 
 impl<D: Clone> Protocol<D> {
@@ -153,7 +153,7 @@ impl<D: Clone> Protocol<D> {
         let mut first = None;
         for (source, slot) in &mut self.slots {
             let Some(mut candidate) = slot.partly.take() else { continue };
-            if candidate.attempts >= ATTEMPTS {
+            if candidate.attempts >= self.attempts {
                 let reason = "needs a restart, and was tried as often as anything is".to_owned();
                 let wish = stamp(candidate.wish.as_ref());
                 steps.push(Step::Tell(source.clone(), Outcome::RolledBack(wish, reason.clone(), candidate.attempts)));
@@ -305,10 +305,10 @@ impl<D: Clone> Protocol<D> {
             let attempts = self.on_trial().map_or(1, |candidate| candidate.attempts);
             steps.push(Step::PutBack);
             steps.push(Step::Tell(source, Outcome::RolledBack(wish, reason.clone(), attempts)));
-            let confirm_within = self.confirm_within;
+            let (most, confirm_within) = (self.attempts, self.confirm_within);
             self.end(|candidate| Standing::RolledBack {
                 reason,
-                next: next_attempt(candidate.attempts, confirm_within, now),
+                next: next_attempt(candidate.attempts, most, confirm_within, now),
             });
         } else if let Stage::Settling { until, deadline, partly } = trial.stage
             && until <= now.up

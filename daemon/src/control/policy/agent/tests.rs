@@ -248,12 +248,23 @@ fn a_bundle_that_cuts_the_link_is_taken_back() {
     bench.wait(31);
     assert_eq!(bench.kernel, [Some(1), Some(2), Some(1)]);
     assert_eq!((bench.device().0, &bench.report["enforced"]["version"]), ("rolled-back", &json!(1)));
-    // And so it is after a crash in the middle.
+    // It stays so, link or none, until somebody asks.
     bench.happens(Input::Linked(true));
-    bench.wait(40);
-    assert_eq!(bench.kernel.last(), Some(&Some(2)));
+    bench.wait(3600);
+    assert_eq!((bench.kernel.last(), bench.device().0), (Some(&Some(1)), "rolled-back"));
+    bench.happens(Input::Retry);
+    assert_eq!((bench.kernel.last(), bench.device().0), (Some(&Some(2)), "applied"));
+    // And so it is after a crash in the middle.
     bench.restart();
     assert_eq!(bench.kernel, [Some(1)]);
+    bench.happens(Input::Linked(true));
+    bench.wait(3600);
+    assert_eq!((bench.kernel.len(), bench.device().0), (1, "rolled-back"));
+    // A technician who hands it in asks, too.
+    bench.round_trips = true;
+    bench.happens(Input::Apply { envelope: signed(&bundle(2)), offline: false });
+    bench.wait(5);
+    assert_eq!((bench.kernel.last(), bench.device().0), (Some(&Some(2)), "confirmed"));
 }
 
 #[test]
@@ -425,6 +436,9 @@ fn a_technician_without_a_link_applies_and_vouches() {
     let witness = Some(Bytes::from_static(br#"{"version":2}"#));
     bench.happens(Input::ReadInFull { present: BTreeSet::new(), witness });
     bench.wait(100);
+    assert_eq!((&bench.report["version"], bench.device().0), (&json!(2), "rolled-back"));
+    bench.happens(Input::Retry);
+    bench.wait(5);
     assert_eq!((&bench.report["version"], bench.device().0), (&json!(2), "confirmed"));
 }
 
