@@ -1,8 +1,17 @@
 //! A policy that takes the broker away is undone, whatever happens meanwhile; one that does not stays, whatever happens.
 
-use tidegate_tests::{need, requires};
+use std::thread;
 
-use crate::managed::{Managed, block_broker, block_right};
+use serde_json::json;
+use tidegate_tests::{
+    eventually,
+    mqtt::{Post, Publisher},
+    need,
+    policy::Policy,
+    requires,
+};
+
+use crate::managed::{CONFIRM_WITHIN, Managed, SOON, block_broker, block_right};
 
 #[test]
 fn a_policy_is_enforced_confirmed_and_enforced_again_at_the_next_start() {
@@ -16,7 +25,7 @@ fn a_policy_is_enforced_confirmed_and_enforced_again_at_the_next_start() {
 
     gateway.daemon.kill();
     gateway.daemon.start_again();
-    gateway.daemon.wait_for_log("ready", crate::managed::SOON);
+    gateway.daemon.wait_for_log("ready", SOON);
     assert!(!gateway.passes(), "it is in force when the daemon is ready");
     gateway.connected();
     gateway.reported("the policy is enforced in the next process", |report| {
@@ -54,7 +63,7 @@ fn a_crash_in_the_middle_of_a_lock_out_ends_in_the_confirmed_policy() {
     gateway.desire(block_right(1));
     gateway.stands(1, "confirmed");
     gateway.desire(block_broker(2));
-    tidegate_tests::eventually(crate::managed::SOON, "the lock-out is in force", || {
+    eventually(SOON, "the lock-out is in force", || {
         let enforced = gateway.daemon.status()["bundles"]["enforced"]["version"].clone();
         if enforced == 2 { Ok(()) } else { Err(enforced.to_string()) }
     });
@@ -63,9 +72,46 @@ fn a_crash_in_the_middle_of_a_lock_out_ends_in_the_confirmed_policy() {
     let enforced = gateway.daemon.status()["bundles"]["enforced"].clone();
     assert_eq!(enforced["version"], 1, "{enforced}");
     // Until then the programs of the daemon before judge, by the policy that they had.
-    gateway.daemon.wait_for_log("ready", crate::managed::SOON);
+    gateway.daemon.wait_for_log("ready", SOON);
     assert!(!gateway.passes());
     gateway.connected();
     gateway.stands(2, "rolled-back");
+    gateway.assert_all_valid();
+}
+
+/// A policy that was tried by itself would be tried as soon as the link is back, one `confirm_within` after the roll-back at the
+/// earliest: twice that is long enough to see it.
+#[test]
+fn a_policy_whose_broker_is_away_in_its_trial_is_taken_again_on_request_only() {
+    requires!(need::root(), need::program("ip"), need::program("mosquitto"));
+    let mut gateway = Managed::start("");
+    gateway.desire(block_right(1));
+    gateway.stands(1, "confirmed");
+    gateway.desire(Policy::new(2));
+    gateway.stands(2, "applied");
+    gateway.broker.stop();
+    assert!(gateway.passes());
+    eventually(SOON, "it is rolled back", || {
+        let device = gateway.daemon.status()["bundles"]["sources"][0].clone();
+        if device["state"] == "rolled-back" { Ok(()) } else { Err(device.to_string()) }
+    });
+    assert!(!gateway.passes(), "the one before is in force");
+
+    gateway.broker.start_again();
+    gateway.connected();
+    gateway.stands(2, "rolled-back");
+    let before = gateway.reports().len();
+    thread::sleep(2 * CONFIRM_WITHIN);
+    let told: Vec<_> = gateway.reports().split_off(before);
+    assert!(told.iter().all(|report| report["state"] == "rolled-back"), "it is tried again by itself: {told:#?}");
+    let report = gateway.stands(2, "rolled-back");
+    assert_eq!((&report["attempts"], &report["enforced"]["version"]), (&json!(1), &json!(1)), "{report}");
+    assert!(!gateway.passes());
+    assert_eq!(gateway.events("rolled-back").len(), 1);
+
+    gateway.operator = Publisher::connect(&gateway.broker);
+    gateway.operator.post(Post::new(gateway.daemon.topic("cmd/retry"), r#"{"subject":"policy"}"#));
+    gateway.stands(2, "confirmed");
+    assert!(gateway.passes());
     gateway.assert_all_valid();
 }

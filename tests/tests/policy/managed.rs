@@ -16,6 +16,9 @@ use tidegate_tests::{
 /// For whatever takes a moment, on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_mins(1);
 
+/// As `Managed` is configured.
+pub(crate) const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
+
 /// The gateway's id.
 const ID: &str = "gw-test";
 
@@ -30,11 +33,11 @@ pub(crate) struct Managed {
 }
 
 impl Managed {
-    /// One that is connected and has no policy yet; trials end after five seconds.
+    /// One that is connected and has no policy yet; trials end after [`CONFIRM_WITHIN`]. Its broker remembers across restarts.
     #[track_caller]
     pub(crate) fn start(config: &str) -> Self {
         let net = Gateway::new();
-        let broker = Broker::builder().inside(&net.left.host).line("listener 1884 10.77.1.2").start();
+        let broker = Broker::builder().inside(&net.left.host).line("listener 1884 10.77.1.2").persistent().start();
         let key = Key::numbered(1);
         let seen = Subscriber::inside(broker.namespace(), broker.port(), "tidegate/v1/gw-test/#");
         let operator = Publisher::connect(&broker);
@@ -72,11 +75,16 @@ impl Managed {
         self.operator.post(Post::new(topic, envelope.to_vec()).retained());
     }
 
+    /// All reports so far.
+    pub(crate) fn reports(&self) -> Vec<Value> {
+        let messages = self.seen.messages();
+        let reports = messages.iter().filter(|message| message.topic.ends_with("/policy/reported"));
+        reports.map(|report| serde_json::from_slice(&report.payload).expect("a report is JSON")).collect()
+    }
+
     /// The latest report.
     pub(crate) fn report(&self) -> Value {
-        let messages = self.seen.messages();
-        let latest = messages.iter().rev().find(|message| message.topic.ends_with("/policy/reported"));
-        latest.map_or(Value::Null, |report| serde_json::from_slice(&report.payload).expect("a report is JSON"))
+        self.reports().pop().unwrap_or_default()
     }
 
     /// Waits until the latest report is as `wanted`.
