@@ -63,5 +63,5 @@ pub use mqtt::{Broker, BrokerBuilder, Message, Post, Publisher, Subscriber, Tap}
 pub use net::{Gateway, Netns};
 pub use notify::{NotifySocket, Told};
 pub use over::Over;
-pub use process::Process;
+pub use process::{Process, memory_kib};
 pub use scratch::Scratch;

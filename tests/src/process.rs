@@ -176,6 +176,19 @@ impl Drop for Process {
     }
 }
 
+/// What a process has of memory, in KiB: a line of `/proc/PID/status` (proc(5)), such as `VmRSS` for what is resident.
+///
+/// # Panics
+///
+/// Where there is no such process, or no such line.
+#[must_use]
+#[track_caller]
+pub fn memory_kib(pid: u32, line: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let found = status.lines().find_map(|it| it.strip_prefix(line)?.strip_prefix(':')).expect("proc(5) has the line");
+    found.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
 /// A built program: where `variable` says, or beside the running test (`target/debug/deps/TEST` →
 /// `target/debug/NAME`).
 #[track_caller]

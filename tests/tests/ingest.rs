@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tidegate_tests::{Broker, Daemon, Ingest, Tap, eventually, mqtt::Ledger, need, requires};
+use tidegate_tests::{Broker, Daemon, Ingest, Tap, eventually, memory_kib, mqtt::Ledger, need, requires};
 
 /// Nothing but ingest, so that what arrives is what was handed over.
 const QUIET: &str = "[traffic]\ninterfaces = []\n";
@@ -130,7 +130,8 @@ fn a_thousand_connections_at_once_are_all_served() {
     let mut daemon = Daemon::builder().config(QUIET).broker(tap.port()).log("info").start();
     // Loading the eBPF programs takes memory for a moment, some of which stays.
     daemon.wait_for_log("ready", Duration::from_mins(1));
-    let idle = resident_kib(&mut daemon);
+    let pid = daemon.running().pid();
+    let idle = memory_kib(pid, "VmRSS");
     let mut clients: Vec<Ingest> =
         (0..1_000).map(|_| Ingest::try_connect(&daemon.ingest_socket()).expect("a place is free")).collect();
     for round in 0..5 {
@@ -142,18 +143,12 @@ fn a_thousand_connections_at_once_are_all_served() {
         }
     }
     assert_eq!(daemon.status()["ingest"]["connections"], 1_000);
-    let busy = resident_kib(&mut daemon);
+    let busy = memory_kib(pid, "VmRSS");
     println!("resident memory: {idle} KiB before, {busy} KiB with 1,000 connections");
     assert!(busy < idle + 16 * 1024, "{busy} KiB resident, {idle} KiB before");
     eventually(Duration::from_mins(1), "all records are acknowledged", || {
         (delivered(&tap, "many").len() == 5_000).then_some(())
     });
-}
-
-fn resident_kib(daemon: &mut Daemon) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.running().pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 #[test]

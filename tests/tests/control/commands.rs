@@ -8,7 +8,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tidegate_tests::{
-    Broker, Daemon, DaemonBuilder, Gateway, NotifySocket, Subscriber, eventually,
+    Broker, Daemon, DaemonBuilder, Gateway, NotifySocket, Subscriber, eventually, memory_kib,
     mqtt::{Post, PubAckReason, Publisher},
     need,
     net::{UdpSender, UdpSink},
@@ -388,7 +388,5 @@ fn ten_thousand_flows_are_told_in_parts_without_being_held_in_memory() {
 /// The most that the daemon has had resident (proc(5), `VmHWM`).
 fn resident_peak_kib(daemon: &Daemon) -> u64 {
     let pid = daemon.status()["pid"].as_u64().unwrap();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+    memory_kib(u32::try_from(pid).unwrap(), "VmHWM")
 }

@@ -7,9 +7,9 @@ use std::{
 };
 
 use serde_json::json;
-use tidegate_tests::{Broker, Daemon, Publisher, Subscriber, mqtt::Post, need, requires};
+use tidegate_tests::{Broker, Daemon, Publisher, Subscriber, memory_kib, mqtt::Post, need, requires};
 
-use crate::{SOON, hostile::resident_kib, managed::Managed};
+use crate::{SOON, managed::Managed};
 
 /// For how long at least, and how many messages a second in all.
 const FLOOD: Duration = Duration::from_secs(20);
@@ -50,7 +50,7 @@ fn ten_thousand_messages_a_second_on_every_topic_leave_the_gateway_at_work() {
         Daemon::builder().broker(broker.port()).config(config).env("TIDEGATE__GATEWAY__GROUPS", "plant").log("info")
     });
     let pid = gateway.daemon.running().pid();
-    let before = resident_kib(pid);
+    let before = memory_kib(pid, "VmRSS");
     let telemetry = || gateway.daemon.status()["uplink"]["acknowledged"]["telemetry"].as_u64().unwrap();
     let delivered = telemetry();
 
@@ -76,7 +76,7 @@ fn ten_thousand_messages_a_second_on_every_topic_leave_the_gateway_at_work() {
             let asked = Instant::now();
             let _answer = gateway.daemon.status();
             slowest = slowest.max(asked.elapsed());
-            largest = largest.max(resident_kib(pid));
+            largest = largest.max(memory_kib(pid, "VmRSS"));
             thread::sleep(Duration::from_millis(200));
         }
     });

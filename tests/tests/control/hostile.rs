@@ -2,7 +2,7 @@
 //! changes, and the session lives on.
 
 use serde_json::{Value, json};
-use tidegate_tests::{Publisher, Subscriber, eventually, mqtt::Post, need, requires};
+use tidegate_tests::{Publisher, Subscriber, eventually, memory_kib, mqtt::Post, need, requires};
 
 use crate::{SOON, managed::Managed};
 
@@ -109,7 +109,7 @@ fn a_document_that_is_too_large_is_answered_or_never_arrives_and_the_memory_come
     requires!(need::program("mosquitto"));
     let (mut gateway, confirmed) = managed();
     let pid = gateway.daemon.running().pid();
-    let before = resident_kib(pid);
+    let before = memory_kib(pid, "VmRSS");
     let document = |bytes: usize| {
         let frame = r#"{"version":101,"config":{"log":{"filter":""}}}"#;
         let (head, tail) = frame.split_at(frame.len() - 4);
@@ -127,7 +127,7 @@ fn a_document_that_is_too_large_is_answered_or_never_arrives_and_the_memory_come
     }
     // What the library held of the last packet goes when the next one comes: an echo at the latest.
     let after = eventually(SOON, "the memory comes back", || {
-        let now = resident_kib(pid);
+        let now = memory_kib(pid, "VmRSS");
         if now < before + 3 * 1024 { Ok(now) } else { Err(format!("{now} KiB, before: {before} KiB")) }
     });
     println!("resident before {before} KiB, after documents of up to 9 MiB {after} KiB");
@@ -182,12 +182,4 @@ fn of_two_publishers_that_race_the_last_one_is_followed_or_told_that_it_is_behin
     let key = gateway.runs("host.interval");
     assert_eq!(key["from"], format!("remote device v{runs}"), "{report}");
     lives_on(gateway);
-}
-
-/// `VmRSS` of proc(5), `status`.
-#[track_caller]
-pub(crate) fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the daemon runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("proc(5)");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
