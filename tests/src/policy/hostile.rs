@@ -4,6 +4,9 @@
 //! need a gateway ([`Needs`]): `gw-7` of the groups `plant` and `north`, which saw version [`SEEN`] for itself, the bundle
 //! [`seen`].
 //!
+//! Those that are signed and for the gateway take a place in its sequence, though they are refused: they come last, each with a
+//! higher version than the one before.
+//!
 //! Generated, not recorded: 4 MiB of brackets say more as a line here, and each case says what is wrong with it.
 
 use std::fmt::Write as _;
@@ -42,6 +45,8 @@ pub enum Needs {
     Bytes,
     /// Who the gateway is.
     Identity,
+    /// Who the gateway is, and what tables hold.
+    Tables,
     /// What time it is.
     Time,
     /// That the time is not known.
@@ -85,6 +90,7 @@ pub fn cases() -> Vec<Case> {
         names_and_texts(),
         sizes(),
         for_others(),
+        beyond_tables(),
         out_of_time(),
     ];
     groups.into_iter().flatten().collect()
@@ -717,10 +723,7 @@ fn sizes() -> Vec<Case> {
     let short = |n: u32| format!("{{\"name\":\"{n}\",\"cidrs\":[\"::1\"],\"action\":\"drop\"}}");
     let rules = (0..65_537).map(short).collect::<Vec<_>>().join(",");
     let text = String::from_utf8(Policy::new(SEEN + 1).payload()).expect("a bundle is text");
-    let nested = |n: u32| json!({ "name": format!("n{n}"), "cidrs": [format!("::/{n}")], "action": "drop" });
-    let ports = |n: u32| json!({ "name": format!("p{n}"), "cidrs": ["192.0.2.0/24"], "action": "drop", "protocol": "tcp", "ports": [n.to_string()] });
     let interfaces = |n: u32| json!({ "name": format!("i{n}"), "cidrs": ["::1"], "action": "drop", "interfaces": [format!("eth{n}")] });
-    let protocols = |n: u32| json!({ "name": format!("q{n}"), "cidrs": [format!("10.0.{n}.0/24")], "action": "drop", "protocol": n });
     let million = format!("[{}]", vec!["\"::1\""; 1_000_000].join(","));
     let million =
         String::from_utf8(good().payload()).expect("a bundle is text").replace("[\"192.0.2.0/24\"]", &million);
@@ -736,14 +739,27 @@ fn sizes() -> Vec<Case> {
             "more than 65536 prefixes",
         ),
         Case::signed("65,537 rules", text.replace("[]", &format!("[{rules}]")), "rule 65537: more than 65536 rules"),
-        Case::signed("65 candidates by length", many(65, &nested), "face 65 rules, at most 64"),
-        Case::signed("65 candidates on one prefix", many(65, &ports), "face 65 rules, at most 64"),
         Case::signed("17 lists of interfaces", many(17, &interfaces), "more than 16 different lists of interfaces"),
-        Case::signed("16 protocols", many(16, &protocols), "rules name 16 different protocols, at most 15"),
         Case::signed("4 MiB and a bundle", blanks(4 << 20), "too-large"),
         Case::signed("a byte more than 4 MiB", blanks((4 << 20) + 1 - good().payload().len()), "too-large"),
         Case::new("an envelope of 6 MiB", vec![b' '; 6 << 20], "too-large"),
         Case::new("an envelope with a byte too many", vec![b' '; MAX_ENVELOPE_BYTES + 1], "too-large"),
+    ]
+}
+
+/// A good bundle, and more than tables hold.
+fn beyond_tables() -> Vec<Case> {
+    let nested = |n: u32| json!({ "name": format!("n{n}"), "cidrs": [format!("::/{n}")], "action": "drop" });
+    let ports = |n: u32| json!({ "name": format!("p{n}"), "cidrs": ["192.0.2.0/24"], "action": "drop", "protocol": "tcp", "ports": [n.to_string()] });
+    let protocols = |n: u32| json!({ "name": format!("q{n}"), "cidrs": [format!("10.0.{n}.0/24")], "action": "drop", "protocol": n });
+    let case = |place: u64, name: &str, count: u32, rule: &dyn Fn(u32) -> Value, reason: &str| {
+        let bundle = (0..count).fold(Policy::new(SEEN + place), |policy, n| policy.rule(rule(n)));
+        Case::signed(name, bundle.payload(), reason).needing(Needs::Tables)
+    };
+    vec![
+        case(1, "65 candidates by length", 65, &nested, "face 65 rules, at most 64"),
+        case(2, "65 candidates on one prefix", 65, &ports, "face 65 rules, at most 64"),
+        case(3, "16 protocols", 16, &protocols, "rules name 16 different protocols, at most 15"),
     ]
 }
 
@@ -769,11 +785,16 @@ fn for_others() -> Vec<Case> {
 }
 
 fn out_of_time() -> Vec<Case> {
-    let until = |moment: &str| good().with("not_after", json!(moment)).signed_by(&ours());
-    let mut cases: Vec<_> = ["1970-01-01T00:00:00Z", "2020-02-29T12:00:00Z", "2026-01-01T00:00:00Z"]
-        .map(|moment| Case::new(format!("not after {moment}"), until(moment), "expired").needing(Needs::Time))
-        .into();
-    let unset = Case::new("a time, while none is known", until("2099-01-01T00:00:00Z"), "clock");
+    let until = |version: u64, moment: &str| {
+        good().with("version", json!(version)).with("not_after", json!(moment)).signed_by(&ours())
+    };
+    let mut cases: Vec<_> = (SEEN + 100..)
+        .zip(["1970-01-01T00:00:00Z", "2020-02-29T12:00:00Z", "2026-01-01T00:00:00Z"])
+        .map(|(version, moment)| {
+            Case::new(format!("not after {moment}"), until(version, moment), "expired").needing(Needs::Time)
+        })
+        .collect();
+    let unset = Case::new("a time, while none is known", until(SEEN + 200, "2099-01-01T00:00:00Z"), "clock");
     cases.push(unset.needing(Needs::NoTime));
     cases
 }
@@ -794,10 +815,10 @@ mod tests {
         for case in &cases {
             let said = case.refusal();
             let is_right = match (case.needs, &said) {
-                (Needs::Bytes, Some(said)) => {
+                (Needs::Bytes | Needs::Tables, Some(said)) => {
                     said.contains(&case.reason) && said.len() < 2_000 && said.lines().count() == 1
                 }
-                (Needs::Bytes, None) => false,
+                (Needs::Bytes | Needs::Tables, None) => false,
                 // All that is wrong with it is whose it is, or when.
                 (_, said) => said.is_none(),
             };

@@ -16,7 +16,7 @@ use crate::managed::{CONFIRM_WITHIN, Managed, SOON, block_broker, block_right};
 #[test]
 fn a_policy_is_enforced_confirmed_and_enforced_again_at_the_next_start() {
     requires!(need::root(), need::program("ip"), need::program("mosquitto"));
-    let mut gateway = Managed::start("");
+    let mut gateway = Managed::start();
     assert!(gateway.passes());
     gateway.desire(block_right(1));
     let report = gateway.stands(1, "confirmed");
@@ -43,7 +43,7 @@ fn a_policy_is_enforced_confirmed_and_enforced_again_at_the_next_start() {
 #[test]
 fn a_policy_that_drops_the_broker_is_rolled_back_and_the_one_before_enforced() {
     requires!(need::root(), need::program("ip"), need::program("mosquitto"));
-    let mut gateway = Managed::start("");
+    let mut gateway = Managed::start();
     gateway.desire(block_right(1));
     gateway.stands(1, "confirmed");
     gateway.desire(block_broker(2));
@@ -59,7 +59,7 @@ fn a_policy_that_drops_the_broker_is_rolled_back_and_the_one_before_enforced() {
 #[test]
 fn a_crash_in_the_middle_of_a_lock_out_ends_in_the_confirmed_policy() {
     requires!(need::root(), need::program("ip"), need::program("mosquitto"));
-    let mut gateway = Managed::start("");
+    let mut gateway = Managed::start();
     gateway.desire(block_right(1));
     gateway.stands(1, "confirmed");
     gateway.desire(block_broker(2));
@@ -84,7 +84,7 @@ fn a_crash_in_the_middle_of_a_lock_out_ends_in_the_confirmed_policy() {
 #[test]
 fn a_policy_whose_broker_is_away_in_its_trial_is_taken_again_on_request_only() {
     requires!(need::root(), need::program("ip"), need::program("mosquitto"));
-    let mut gateway = Managed::start("");
+    let mut gateway = Managed::start();
     gateway.desire(block_right(1));
     gateway.stands(1, "confirmed");
     gateway.desire(Policy::new(2));

@@ -1,6 +1,7 @@
 //! Policies in force: real packets through a gateway of namespaces, while what they are judged by changes.
 
 mod guard;
+mod hostile;
 mod judged;
 mod lockout;
 mod managed;

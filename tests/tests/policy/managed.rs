@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 use tidegate_tests::{
-    Broker, Daemon, Gateway, Netns, Subscriber, eventually,
+    Broker, Daemon, DaemonBuilder, Gateway, Netns, Subscriber, eventually,
     mqtt::{Post, Publisher},
     policy::{Key, Policy},
 };
@@ -19,10 +19,8 @@ pub(crate) const SOON: Duration = Duration::from_mins(1);
 /// As `Managed` is configured.
 pub(crate) const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
 
-/// The gateway's id.
-const ID: &str = "gw-test";
-
 pub(crate) struct Managed {
+    id: &'static str,
     // Dropped first, so that its log is whole.
     pub(crate) daemon: Daemon,
     pub(crate) operator: Publisher,
@@ -35,20 +33,31 @@ pub(crate) struct Managed {
 impl Managed {
     /// One that is connected and has no policy yet; trials end after [`CONFIRM_WITHIN`]. Its broker remembers across restarts.
     #[track_caller]
-    pub(crate) fn start(config: &str) -> Self {
+    pub(crate) fn start() -> Self {
+        Self::of("gw-test", &[Key::numbered(1)], |daemon| daemon)
+    }
+
+    /// The same by that name, trusting these keys, and otherwise as is said.
+    #[track_caller]
+    pub(crate) fn of(
+        id: &'static str,
+        trusted: &[Key],
+        otherwise: impl FnOnce(DaemonBuilder) -> DaemonBuilder,
+    ) -> Self {
         let net = Gateway::new();
         let broker = Broker::builder().inside(&net.left.host).line("listener 1884 10.77.1.2").persistent().start();
-        let key = Key::numbered(1);
-        let seen = Subscriber::inside(broker.namespace(), broker.port(), "tidegate/v1/gw-test/#");
+        let seen = Subscriber::inside(broker.namespace(), broker.port(), &format!("tidegate/v1/{id}/#"));
         let operator = Publisher::connect(&broker);
+        let keys: Vec<_> = trusted.iter().map(Key::literal).collect();
         let daemon = Daemon::builder()
             .inside(&net.gateway)
             .mqtt("url = \"mqtt://10.77.1.2:1884\"\nkeep_alive = \"5s\"")
-            .config(&format!("[policy]\nconfirm_within = \"5s\"\npublic_keys = [\"{}\"]\n", key.literal()))
-            .config("[traffic]\ninterfaces = [\"eth*\"]\n")
-            .config(config)
-            .start();
-        let managed = Self { daemon, operator, seen, broker, net, key };
+            .nameless()
+            .config(&format!("[gateway]\nid = \"{id}\"\n"))
+            .config(&format!("[policy]\nconfirm_within = \"5s\"\npublic_keys = {keys:?}\n"))
+            .config("[traffic]\ninterfaces = [\"eth*\"]\n");
+        let daemon = otherwise(daemon).start();
+        let managed = Self { id, daemon, operator, seen, broker, net, key: Key::numbered(1) };
         managed.connected();
         managed
     }
@@ -64,8 +73,15 @@ impl Managed {
     /// Publishes a policy for this gateway, signed by the key that it trusts.
     #[track_caller]
     pub(crate) fn desire(&mut self, policy: Policy) {
-        let envelope = policy.gateway(ID).signed_by(&self.key);
-        self.publish(ID, &envelope);
+        let envelope = policy.gateway(self.id).signed_by(&self.key);
+        self.publish(self.id, &envelope);
+    }
+
+    /// Publishes a policy for a group, signed by the key that the gateway trusts.
+    #[track_caller]
+    pub(crate) fn desire_of_group(&mut self, group: &str, policy: Policy) {
+        let envelope = policy.group(group).signed_by(&self.key);
+        self.publish(&format!("@{group}"), &envelope);
     }
 
     /// Publishes these bytes on `policy/desired` of a gateway or group.
@@ -113,15 +129,25 @@ impl Managed {
 
     /// Whether a datagram from the right reaches the left; its addresses are those of [`Gateway`].
     pub(crate) fn passes(&self) -> bool {
+        self.passes_from("10.77.2.2")
+    }
+
+    /// The same from another address of the right.
+    pub(crate) fn passes_from(&self, address: &str) -> bool {
+        self.passes_between(&self.net.right.host, address)
+    }
+
+    /// The same from a host anywhere.
+    pub(crate) fn passes_between(&self, host: &Netns, address: &str) -> bool {
         let socket = |namespace: &Netns, address: &str| {
             let address = address.to_owned();
             namespace.enter(move || UdpSocket::bind(address)).expect("a socket in the namespace")
         };
         let left = socket(&self.net.left.host, "10.77.1.2:0");
         left.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        let right = socket(&self.net.right.host, "10.77.2.2:0");
+        let other = socket(host, &format!("{address}:0"));
         let began = Instant::now();
-        right.send_to(b"x", left.local_addr().unwrap()).expect("sending");
+        other.send_to(b"x", left.local_addr().unwrap()).expect("sending");
         let arrived = left.recv(&mut [0; 8]).is_ok();
         assert!(began.elapsed() < SOON);
         arrived
@@ -138,7 +164,7 @@ impl Managed {
         let ours = |topic: &str| !topic.contains("/cmd/") && !topic.ends_with("/desired") && !topic.ends_with("/echo");
         let messages = self.seen.messages();
         let messages = messages.iter().filter(|message| ours(&message.topic));
-        tidegate_tests::schema::Schemas::load().assert_valid(ID, messages);
+        tidegate_tests::schema::Schemas::load().assert_valid(self.id, messages);
     }
 }
 

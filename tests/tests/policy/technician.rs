@@ -17,7 +17,7 @@ fn text(output: &Output) -> String {
 #[test]
 fn a_policy_from_a_stick_is_judged_as_ever_and_vouched_for_where_there_is_no_link() {
     requires!(need::root(), need::program("ip"), need::program("mosquitto"));
-    let gateway = Managed::start("");
+    let gateway = Managed::start();
     let folder = gateway.daemon.state().join("stick");
     fs::create_dir_all(&folder).unwrap();
     let stick = |version: u64| {
@@ -62,7 +62,7 @@ fn a_policy_from_a_stick_is_judged_as_ever_and_vouched_for_where_there_is_no_lin
 #[test]
 fn an_opened_gateway_lets_everything_pass_and_says_so_until_it_ends() {
     requires!(need::root(), need::program("ip"), need::program("mosquitto"));
-    let mut gateway = Managed::start("");
+    let mut gateway = Managed::start();
     gateway.desire(block_right(1));
     gateway.stands(1, "confirmed");
     let opened = gateway.command(&["open", "--for", "10m"]);
