@@ -3,6 +3,7 @@
 mod groups;
 mod guard;
 mod hostile;
+mod interfaces;
 mod judged;
 mod lockout;
 mod managed;
