@@ -9,6 +9,7 @@ mod lockout;
 mod managed;
 mod memory;
 mod page;
+mod rates;
 mod restarts;
 mod stream;
 mod switches;

@@ -3,6 +3,7 @@
 //! Of its 2 or 8 MiB only what changes stays mapped: the interface masks, the rules with their counters, the limits.
 
 use std::{
+    collections::HashMap,
     io,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
@@ -93,6 +94,16 @@ const fn halves(word: u64) -> (u32, u32) {
     ((word & 0xFFFF_FFFF) as u32, (word >> 32) as u32)
 }
 
+/// A rate that goes on in another generation.
+#[derive(Clone, Copy, Debug)]
+struct Carried {
+    /// Its number in the generation before, and in the new one.
+    old: u32,
+    new: u32,
+    /// Where it stood in the generation before when that was last looked at, on the boot clock.
+    stood_ns: u64,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Live {
@@ -109,6 +120,8 @@ pub(super) struct Live {
     head: Window,
     rule_window: Window,
     limit_window: Option<Window>,
+    /// Rates that were taken over, while the generation before may still let packets pass.
+    carried: Vec<Carried>,
 }
 
 impl Live {
@@ -144,6 +157,7 @@ impl Live {
                 0 => None,
                 limits => Some(window(layout.limits..layout.limits + limits)?),
             },
+            carried: Vec::new(),
         };
         let first = live.head.word(0, 0);
         first.store(first.load(Relaxed) & !0xFFFF_FFFF | u64::from(number), Relaxed);
@@ -182,26 +196,50 @@ impl Live {
     }
 
     /// Has rates go on where those of the generation before stand, rule by rule. Those by peer are found by their id.
-    pub(super) fn take_over_rates(&self, before: &Self, now_ns: u64) {
-        let old: std::collections::HashMap<&str, u64> = before
-            .rules
-            .names()
-            .filter_map(|(rule, name)| {
-                let limit = before.limit_of(rule)?;
-                let tat = before.limit_word(limit, word::TAT);
-                (tat > now_ns).then_some((name, tat))
-            })
-            .collect();
+    pub(super) fn take_over_rates(&mut self, before: &Self, now_ns: u64) {
+        let old: HashMap<&str, u32> =
+            before.rules.names().filter_map(|(rule, name)| Some((name, before.limit_of(rule)?))).collect();
         if old.is_empty() {
             return;
         }
-        for (rule, name) in self.rules.names() {
-            if let (Some(&tat), Some(limit), Some(window)) = (old.get(name), self.limit_of(rule), &self.limit_window) {
-                // No fuller than full: the new rate may allow a smaller burst.
-                let fullest = now_ns.saturating_add(self.limit_word(limit, word::BURST));
-                window.word(self.layout.limits + limit, word::TAT).store(tat.min(fullest), Relaxed);
-            }
+        let carry = |(rule, name): (u32, &str)| {
+            let (&old, new) = (old.get(name)?, self.limit_of(rule)?);
+            // What lies in the past is a full bucket.
+            let stood_ns = before.limit_word(old, word::TAT).max(now_ns);
+            // The new rate may allow a smaller burst.
+            let most = now_ns.saturating_add(self.most_ns(new));
+            let window = self.limit_window.as_ref()?;
+            window.word(self.layout.limits + new, word::TAT).store(stood_ns.min(most), Relaxed);
+            Some(Carried { old, new, stood_ns })
+        };
+        self.carried = self.rules.names().filter_map(carry).collect();
+    }
+
+    /// Counts what the generation before has let pass since its rates were taken over, or since this was last called: it
+    /// judges on until the switch takes effect, which may be 50 ms later. What both let pass in the same time is owed.
+    pub(super) fn settle_rates(&mut self, before: &Self, now_ns: u64) {
+        let mut carried = std::mem::take(&mut self.carried);
+        for Carried { old, new, stood_ns } in &mut carried {
+            let stands_ns = before.limit_word(*old, word::TAT).max(*stood_ns);
+            let passed_ns = stands_ns - std::mem::replace(stood_ns, stands_ns);
+            let (Some(window), 1..) = (&self.limit_window, passed_ns) else { continue };
+            let most = now_ns.saturating_add(self.most_ns(*new));
+            // The programs take from it meanwhile.
+            let _before = window
+                .word(self.layout.limits + *new, word::TAT)
+                .fetch_update(Relaxed, Relaxed, |tat| Some(tat.saturating_add(passed_ns).min(most).max(tat)));
         }
+        self.carried = carried;
+    }
+
+    /// How far ahead of time a rate may stand after a switch: by a burst, and by one that is owed.
+    fn most_ns(&self, limit: u32) -> u64 {
+        self.limit_word(limit, word::BURST).saturating_mul(2)
+    }
+
+    /// The generation before lets nothing pass any more.
+    pub(super) fn have_settled(&mut self) {
+        self.carried = Vec::new();
     }
 
     /// Number of the rate that all packets of a rule share.

@@ -17,8 +17,8 @@
 //! - One switch is under way at a time; the next waits. While two generations are alive, both are counted.
 //! - An interface's mask stands in the generation before its programs are attached, and those of all interfaces that are
 //!   watched before the generation is in force.
-//! - Counters live on by the rule's name, as do rates (those by peer in the kernel's table, by id). They begin anew with
-//!   the daemon.
+//! - Counters live on by the rule's name, as do rates (those by peer in the kernel's table, by id): a switch gives nobody a
+//!   burst more. They begin anew with the daemon.
 //!
 //! `map` is the memory, `live` a generation's words, `slots` the writes, `books` the counters over generations, `drops`
 //! the packets that are told of, `rules` the names.
@@ -237,8 +237,8 @@ impl Policy {
             self.number = self.number.wrapping_add(1);
             Live::make(generation, self.number)
         });
-        let (next, map): (Option<Live>, Option<GenerationMap>) = made.transpose()?.unzip();
-        if let Some(next) = &next {
+        let (mut next, map): (Option<Live>, Option<GenerationMap>) = made.transpose()?.unzip();
+        if let Some(next) = &mut next {
             for (slot, name) in interfaces {
                 next.set_interface(slot, Some(name));
             }
@@ -274,6 +274,9 @@ impl Policy {
         let enforced = Enforced { load: switch.load, switch: switch.begun.elapsed() };
         self.decided = true;
         let old = std::mem::replace(&mut self.current, next);
+        if let (Some(current), Some(old)) = (&mut self.current, &old) {
+            current.settle_rates(old, boot_ns());
+        }
         let _gone = reply.send(Ok(enforced));
         let counted: Counts = old.iter().flat_map(|old| old.counts(DEFAULT_RULE)).collect();
         if let Some(old) = &old {
@@ -321,6 +324,10 @@ impl Policy {
         }
         match (self.switch.take().map(|switch| switch.stage), written) {
             (Some(Stage::Retiring { old: Some(old), counted }), _) => {
+                if let Some(current) = &mut self.current {
+                    current.settle_rates(&old, boot_ns());
+                    current.have_settled();
+                }
                 // Its counters stand still from now on.
                 let more: Counts = old
                     .counts(DEFAULT_RULE)
