@@ -45,7 +45,7 @@ pub mod need;
 pub mod net;
 mod notify;
 mod over;
-#[cfg(feature = "fleet")]
+#[cfg(feature = "policy")]
 pub mod policy;
 pub mod probes;
 mod process;

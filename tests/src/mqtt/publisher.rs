@@ -19,6 +19,7 @@ use super::{
     Broker,
     wire::{Message, Wire},
 };
+use crate::Netns;
 
 /// For the broker to answer: 9 MiB through a loopback, on a machine that is busy.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -91,7 +92,18 @@ impl Publisher {
     #[must_use]
     #[track_caller]
     pub fn connect(broker: &Broker) -> Self {
-        Self::with(broker, ConnectAuth::None)
+        Self::inside(broker.namespace(), broker.port())
+    }
+
+    /// The same, at whatever broker listens on a loopback port, of the host or of a namespace.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not accept.
+    #[must_use]
+    #[track_caller]
+    pub fn inside(namespace: Option<&Netns>, port: u16) -> Self {
+        Self::with(namespace, port, ConnectAuth::None)
     }
 
     /// Connects as a user.
@@ -103,21 +115,26 @@ impl Publisher {
     #[track_caller]
     pub fn connect_as(broker: &Broker, user: &str, password: &str) -> Self {
         let password = Bytes::copy_from_slice(password.as_bytes());
-        Self::with(broker, ConnectAuth::UsernamePassword { username: user.to_owned(), password })
+        Self::with(
+            broker.namespace(),
+            broker.port(),
+            ConnectAuth::UsernamePassword { username: user.to_owned(), password },
+        )
     }
 
     #[track_caller]
-    fn with(broker: &Broker, auth: ConnectAuth) -> Self {
+    fn with(namespace: Option<&Netns>, port: u16, auth: ConnectAuth) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let id = format!("publisher-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let address = SocketAddr::from(([127, 0, 0, 1], broker.port()));
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(5));
-        let stream = broker.namespace().map_or_else(connect, |namespace| namespace.enter(connect));
+        let stream = namespace.map_or_else(connect, |namespace| namespace.enter(connect));
         let wire = stream.and_then(|stream| Wire::new(stream, TICK));
         let wire = wire.unwrap_or_else(|error| panic!("connect to the broker: {error}"));
         let mut publisher = Self { wire, id, packet_id: 0, requests: 0, answers_to: None };
         let connect = Connect {
-            keep_alive: 0,
+            // None would suit a client that is silent for as long as it likes; rumqttd takes no client without one.
+            keep_alive: u16::MAX,
             client_id: publisher.id.clone(),
             clean_start: true,
             properties: Some(ConnectProperties::default()),

@@ -12,7 +12,7 @@
 use std::{
     collections::HashMap,
     io::{self, Read, Write as _},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -79,10 +79,21 @@ impl Tap {
     #[must_use]
     #[track_caller]
     pub fn before_port(namespace: Option<&Netns>, port: u16) -> Self {
+        Self::reached_at(Ipv4Addr::LOCALHOST, namespace, port)
+    }
+
+    /// The same, reached by clients at this address of the namespace.
+    ///
+    /// # Panics
+    ///
+    /// Where the address is not there.
+    #[must_use]
+    #[track_caller]
+    pub fn reached_at(address: Ipv4Addr, namespace: Option<&Netns>, port: u16) -> Self {
         let namespace = namespace.cloned();
-        let listen = || TcpListener::bind(("127.0.0.1", 0));
+        let listen = || TcpListener::bind((address, 0));
         let listener = namespace.as_ref().map_or_else(listen, |namespace| namespace.enter(listen));
-        let listener = listener.expect("a free loopback port");
+        let listener = listener.unwrap_or_else(|error| panic!("a free port of {address}: {error}"));
         let own_port = listener.local_addr().expect("a bound socket has an address").port();
         let shared = Arc::new(Shared {
             namespace,
@@ -98,7 +109,7 @@ impl Tap {
         Self { port: own_port, shared, thread: Some(thread) }
     }
 
-    /// Where the client is to connect, on the loopback.
+    /// Where the client is to connect, on the loopback or the address that was asked for.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port

@@ -34,9 +34,20 @@ impl UdpSender {
     #[track_caller]
     pub fn connect(from: &Netns, to: SocketAddr) -> Self {
         let any: IpAddr = if to.is_ipv6() { [0; 16].into() } else { [0; 4].into() };
+        Self::connect_as(from, any, to)
+    }
+
+    /// The same, by one of the addresses of `from`.
+    ///
+    /// # Panics
+    ///
+    /// Where it has no such address, or no route.
+    #[must_use]
+    #[track_caller]
+    pub fn connect_as(from: &Netns, source: IpAddr, to: SocketAddr) -> Self {
         let socket = from
             .enter(|| {
-                let socket = UdpSocket::bind((any, 0))?;
+                let socket = UdpSocket::bind((source, 0))?;
                 socket.connect(to)?;
                 io::Result::Ok(socket)
             })

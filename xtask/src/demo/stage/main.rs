@@ -1,29 +1,36 @@
 //! The stage of `cargo xtask demo`: the only part of it that runs with privileges, and it builds nothing.
 //!
 //! ```text
-//!   left host ── gateway ── right host        traffic between the hosts, watched on the gateway
-//!                   │
-//!      tidegate ── tap ── broker ── subscriber
+//!      left host ────────────── gateway ── right host, intruder
+//!                                   │
+//!   subscriber ── broker ── tap ── tidegate
+//!   operator ──────┘
 //! ```
+//!
+//! Hosts talk through the gateway, which watches and guards. The broker is on the left host, so that a policy can take it
+//! away; without namespaces there are no hosts, and all that is left is on the loopback.
 //!
 //! Each part is the test harness's, and so is the proof at the end. Everything is taken down by the end of
 //! this process, however it comes.
 
 mod broker;
 mod feeder;
+mod guard;
+mod intruder;
 mod screen;
 mod traffic;
 
 use std::{
+    net::{Ipv4Addr, SocketAddrV4},
     process::ExitCode,
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use clap::{Parser, Subcommand};
-use tidegate_tests::{Daemon, Gateway, Netns, Subscriber, Tap, eventually, mqtt::Ledger, need};
+use tidegate_tests::{Daemon, Gateway, Publisher, Subscriber, Tap, eventually, mqtt::Ledger, need};
 
-use self::{broker::Broker, feeder::Feeder, screen::Screen, traffic::Traffic};
+use self::{broker::Broker, feeder::Feeder, guard::Guard, screen::Screen, traffic::Traffic};
 
 #[derive(Parser)]
 #[command(about = "Run by `cargo xtask demo`")]
@@ -44,8 +51,8 @@ enum Part {
     Broker { port: u16 },
 }
 
-/// How long traffic is watched before the broker goes, and how long it stays away.
-const ACT: Duration = Duration::from_secs(6);
+/// How long traffic is watched first, and how long the broker stays away.
+const ACT: Duration = Duration::from_secs(3);
 /// Most that may pass between the broker's return and the last record's arrival: the daemon's back-off may have
 /// grown to several seconds.
 const CATCH_UP: Duration = Duration::from_secs(40);
@@ -68,6 +75,7 @@ fn main() -> ExitCode {
 }
 
 /// The whole play, in order. Panics where it does not go as announced.
+#[expect(clippy::too_many_lines, reason = "the play reads in one function")]
 fn play(arguments: &Arguments) {
     let started = Instant::now();
     let mut screen = Screen::new();
@@ -76,21 +84,24 @@ fn play(arguments: &Arguments) {
     let net = match left_out {
         None => Some(Gateway::new()),
         Some(why) => {
-            screen.say(format_args!("left out, because {why}: network namespaces, traffic, eBPF"));
+            screen.say(format_args!("left out, because {why}: network namespaces, traffic, policy, eBPF"));
             None
         }
     };
-    let inside: Option<&Netns> = net.as_ref().map(|net| &net.gateway);
-    let mut broker = Broker::start(inside);
+    let (beside, address) = match &net {
+        Some(net) => (Some(&net.left.host), net.left.ipv4),
+        None => (None, Ipv4Addr::LOCALHOST),
+    };
+    let mut broker = Broker::start(beside);
     screen.say(format_args!("an MQTT broker listens on port {}", broker.port()));
-    let subscriber = Subscriber::inside(inside, broker.port(), "tidegate/v1/#");
-    let tap = Tap::before_port(inside, broker.port());
+    let subscriber = Subscriber::inside(beside, broker.port(), "tidegate/v1/#");
+    let tap = Tap::reached_at(address, beside, broker.port());
     let mut builder = Daemon::builder()
-        .broker(tap.port())
+        .mqtt(&format!("url = \"mqtt://{address}:{}\"", tap.port()))
         .log("info")
         .config("[traffic]\nexport_interval = \"2s\"\nsample_rate = 100\n[host]\ninterval = \"5s\"");
-    if let Some(gateway) = inside {
-        builder = builder.inside(gateway);
+    if let Some(net) = &net {
+        builder = builder.inside(&net.gateway).config(&guard::config());
     }
     let begun = Instant::now();
     let mut daemon = builder.start();
@@ -105,6 +116,20 @@ fn play(arguments: &Arguments) {
     let feeder = Feeder::start(daemon.ingest_socket());
     screen.follow(&subscriber, ACT);
     screen.status(&daemon);
+
+    screen.act("A signed policy blocks an address");
+    let mut guard = None;
+    match (&net, &traffic) {
+        (Some(net), Some(traffic)) => {
+            let operator = Publisher::inside(beside, broker.port());
+            let guard = guard.insert(Guard::new(net, operator, SocketAddrV4::new(address, tap.port())));
+            guard.blocks_an_address((net, &daemon, &subscriber), traffic, &screen);
+            screen.act("A policy that would cut the gateway off is undone");
+            guard.undoes_a_lock_out(&daemon, &subscriber, traffic, &screen);
+            screen.status(&daemon);
+        }
+        _ => screen.say("left out, for the reason above: without eBPF no policy is enforced"),
+    }
 
     screen.act("The broker goes away");
     broker.stop();
@@ -129,6 +154,9 @@ fn play(arguments: &Arguments) {
     });
     screen.say(format_args!("everything arrived within {:.1} s of its return", returned.elapsed().as_secs_f32()));
     screen.status(&daemon);
+    if let Some(guard) = &mut guard {
+        guard.outlived_the_broker(&daemon, &subscriber, &screen);
+    }
     let traffic = traffic.take().map(Traffic::finish);
 
     screen.act("Nothing is missing");

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -18,6 +18,7 @@ use tidegate_tests::{
 #[derive(Debug)]
 pub(crate) struct Traffic {
     stop: Arc<AtomicBool>,
+    finished: Arc<AtomicU64>,
     threads: Vec<thread::JoinHandle<Sent>>,
 }
 
@@ -33,14 +34,20 @@ pub(crate) struct Sent {
 impl Traffic {
     /// Starts to talk.
     pub(crate) fn start(net: &Gateway) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, finished) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (left, right) = (&net.left, &net.right);
-        let spawn = |from: &Side, to: &Side, talk: fn(&Side, &Side, &AtomicBool) -> Sent| {
-            let (from, to, stop) = (from.clone(), to.clone(), Arc::clone(&stop));
-            thread::spawn(move || talk(&from, &to, &stop))
+        let spawn = |from: &Side, to: &Side, talk: fn(&Side, &Side, &AtomicBool, &AtomicU64) -> Sent| {
+            let (from, to) = (from.clone(), to.clone());
+            let (stop, finished) = (Arc::clone(&stop), Arc::clone(&finished));
+            thread::spawn(move || talk(&from, &to, &stop, &finished))
         };
         let threads = vec![spawn(left, right, transfers), spawn(right, left, transfers), spawn(left, right, datagrams)];
-        Self { stop, threads }
+        Self { stop, finished, threads }
+    }
+
+    /// Transfers whose every byte arrived so far.
+    pub(crate) fn transfers(&self) -> u64 {
+        self.finished.load(Ordering::Relaxed)
     }
 
     /// Ends it and says what was sent.
@@ -68,20 +75,21 @@ impl Drop for Traffic {
     }
 }
 
-fn transfers(from: &Side, to: &Side, stop: &AtomicBool) -> Sent {
+fn transfers(from: &Side, to: &Side, stop: &AtomicBool, finished: &AtomicU64) -> Sent {
     let mut sent = Sent::default();
     for ipv6 in [false, true].into_iter().cycle() {
         if stop.load(Ordering::Relaxed) {
             break;
         }
         let transfer = tcp_transfer(&from.host, &to.host, to.address(ipv6), 500_000);
+        finished.fetch_add(1, Ordering::Relaxed);
         sent.segments += transfer.sender.segments_out + transfer.receiver.segments_out;
         thread::sleep(Duration::from_millis(100));
     }
     sent
 }
 
-fn datagrams(from: &Side, to: &Side, stop: &AtomicBool) -> Sent {
+fn datagrams(from: &Side, to: &Side, stop: &AtomicBool, _finished: &AtomicU64) -> Sent {
     let sink = UdpSink::open(&to.host, to.ipv4.into());
     let mut sender = UdpSender::connect(&from.host, sink.address());
     while !stop.load(Ordering::Relaxed) {
