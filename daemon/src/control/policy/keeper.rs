@@ -3,7 +3,7 @@
 //! Nothing is waited for: judging, writing, enforcing and round trips are under way beside it and come back as inputs. At
 //! the start alone all of it is done at once, so that the confirmed policy is enforced before anything is attached.
 
-use std::{collections::VecDeque, io, path::Path, time::Duration};
+use std::{collections::VecDeque, io, ops::Range, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -18,7 +18,7 @@ use super::{
     agent::{Agent, Effect, Facts, Failure, Input, Kept, Placed, Settings, Wanted},
     ages::{KeptAge, KeptRules},
     judge::{self, Judged, Ready},
-    report::BundleStatus,
+    report::{BundleStatus, Standing, TimeLeft},
     shelf::Shelf,
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
         store::{LoadError, Store},
     },
     heap,
-    kernel::Kernel,
+    kernel::{Kernel, Rules},
     record::Clock,
 };
 
@@ -76,6 +76,20 @@ pub enum Ask {
     Show {
         /// As it came; nothing where none is.
         reply: Reply<Option<Vec<u8>>>,
+    },
+    /// How it stands.
+    Standing {
+        /// That.
+        reply: Reply<Standing>,
+    },
+    /// What time some of its rules have left.
+    TimeLeft {
+        /// All rules.
+        rules: Arc<Rules>,
+        /// Numbers of those that are asked for.
+        numbers: Range<u32>,
+        /// Those that have a `ttl`, by number.
+        reply: Reply<Vec<TimeLeft>>,
     },
 }
 
@@ -248,6 +262,8 @@ impl Keeper {
                     if let Err(error) = swept {
                         warn!(%error, "old policies were not removed; it is tried again after the next change");
                     }
+                    // Nothing is busy any more, which whoever waits for that sees when something has happened.
+                    return Input::Tick;
                 }
                 kept = self.ages.done() => {
                     if let Err(error) = kept {
@@ -290,6 +306,15 @@ impl Keeper {
                 spawn_blocking(move || {
                     let _gone = reply.send(enforced.map(|digest| policies.get(&digest)).transpose());
                 });
+                return;
+            }
+            Ask::Standing { reply } => {
+                let _gone = reply.send(Ok(self.agent.standing()));
+                return;
+            }
+            Ask::TimeLeft { rules, numbers, reply } => {
+                let named = numbers.filter_map(|rule| Some((rule, rules.name(rule)?)));
+                let _gone = reply.send(Ok(self.agent.time_left(named, &self.outward.clock.now())));
                 return;
             }
         };
