@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `{"get":"status"}`, `{"get":"config"}`, `{"get":"policy"}` | one line |
 //! | `{"get":"flows"}` | a line a flow |
+//! | `{"get":"rules"}` | a line about the policy in force, then a line a rule |
 //! | `{"get":"bundle"}` | the envelope that is enforced, as it came; nothing where none is |
 //! | `{"policy":{"apply":{"bytes":N,"offline":false}}}`, then N bytes of an envelope | `{"source":"device","version":7}`: it is wished for; `{"get":"policy"}` tells what becomes of it |
 //! | `{"policy":{"vouch":{"source":"device","version":7}}}` | the same: it is confirmed |
@@ -23,8 +24,10 @@
 //! # Bounds
 //!
 //! A request has at most 4 KiB and arrives within 5 s, a bundle behind it within 30 s, one at a time; at most 16 clients are served at once, and the next
-//! one is closed at once; a client that does not read for 10 s is cut off. Flows stream: the answer is never
+//! one is closed at once; a client that does not read for 10 s is cut off. Flows and rules stream: the answer is never
 //! built whole.
+
+mod rules;
 
 use std::{
     io,
@@ -79,6 +82,8 @@ pub enum Get {
     Policy,
     /// The envelope that is enforced.
     Bundle,
+    /// The policy in force, and its rules with their counters, one a line.
+    Rules,
 }
 
 /// What a client may do about the policy.
@@ -188,12 +193,13 @@ async fn serve(stream: UnixStream, board: &Board, policy: &mpsc::Sender<Ask>) ->
             }
             Err(reason) => send(&mut out, &serde_json::json!({ "error": reason })).await?,
         },
+        Ok(Request::Get(Get::Rules)) => rules::send_all(&mut out, board, policy).await?,
         Ok(Request::Policy(request)) => match change(request, &mut read, policy).await? {
             Ok(answer) => send(&mut out, &answer).await?,
             Err(reason) => send(&mut out, &serde_json::json!({ "error": reason })).await?,
         },
         Err(error) => {
-            let answer = serde_json::json!({ "error": format!("{error}; a request is {{\"get\":WHAT}}, WHAT \"status\", \"flows\", \"config\", \"policy\" or \"bundle\", or {{\"policy\":…}}") });
+            let answer = serde_json::json!({ "error": format!("{error}; a request is {{\"get\":WHAT}}, WHAT \"status\", \"flows\", \"config\", \"policy\", \"bundle\" or \"rules\", or {{\"policy\":…}}") });
             send(&mut out, &answer).await?;
         }
     }

@@ -11,6 +11,7 @@ mod memory;
 mod page;
 mod rates;
 mod restarts;
+mod show;
 mod stream;
 mod switches;
 mod technician;

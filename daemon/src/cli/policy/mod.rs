@@ -1,7 +1,7 @@
 //! `tidegate policy`: makes, checks and explains signed policies. One file a command.
 //!
-//! Those that make and explain policies need no daemon: an operator has them where policies are made. `apply` and `open`
-//! are for whoever is at the gateway.
+//! Those that make and explain policies need no daemon: an operator has them where policies are made. `apply`, `open`, and
+//! `show` without a file are for whoever is at the gateway.
 
 use std::process::ExitCode;
 
@@ -9,6 +9,7 @@ use serde_json::Value;
 
 mod apply;
 mod diff;
+mod in_force;
 mod input;
 mod open;
 mod show;

@@ -1,4 +1,4 @@
-//! `tidegate policy show`: what a bundle says.
+//! `tidegate policy show`: what a bundle says, or what the running daemon enforces.
 
 use std::{num::NonZeroU32, process::ExitCode, time::Duration};
 
@@ -6,12 +6,12 @@ use serde_json::Value;
 use tidegate_values::calendar;
 
 use super::{
-    failed, first,
+    failed, first, in_force,
     input::{Document, Input},
     plain, print,
 };
 use crate::{
-    cli::table::Table,
+    cli::{client::SocketArg, table::Table},
     config::Span,
     policy::{Action, Bundle, Rule, show},
 };
@@ -19,26 +19,33 @@ use crate::{
 /// Prefixes and ports of a rule that stand in the table.
 const MAX_SHOWN: usize = 3;
 
-/// Show what a policy says, rule by rule. Nothing is verified.
+/// Show what a policy says, rule by rule (nothing is verified); without a file, the policy in force here and what its rules
+/// decided.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  tidegate policy show                                 what is in force, and what each rule decided and dropped
+  tidegate policy show --json | jq -r 'select(.dropped_packets > 0) | .rule'
   tidegate policy show policy.json                     a table of the rules
   tidegate policy show --json policy.json > bundle.json    the bundle out of its envelope
   tidegate policy show --json policy.json | jq '.rules[] | select(.action == \"drop\") | .name'
 
-Exit status: 0 shown, 1 the file cannot be read, 2 usage.")]
+Exit status: 0 shown, 1 the file cannot be read or the daemon not be asked, 2 usage, 3 not running.")]
+#[group(id = "show")]
 pub(super) struct Args {
-    /// The bundle as JSON
+    /// The bundle as JSON; of the policy in force one object a line: the policy, then each rule
     #[arg(long)]
     json: bool,
-    /// A bundle or an envelope; - is standard input
-    #[arg(value_name = "FILE")]
-    file: Input,
+    /// A bundle or an envelope; - is standard input. Without it the running daemon is asked
+    #[arg(value_name = "FILE", conflicts_with = "socket")]
+    file: Option<Input>,
+    #[command(flatten)]
+    socket: SocketArg,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    match args.file.document() {
+    let Some(file) = &args.file else { return in_force::run(&args.socket, args.json) };
+    match file.document() {
         Ok(Document { bundle, .. }) if args.json => print(&format!("{:#}\n", show::bundle(&bundle))),
         Ok(document) => print(&as_table(&document)),
         Err(what) => failed(&what),

@@ -34,7 +34,7 @@ use super::{
     Held,
     ages::{Ages, KeptAge, KeptRules},
     judge::{Judged, Origin, Task, Verdict},
-    report::{BundleStatus, Content, Enforced},
+    report::{Bringer, BundleStatus, Content, Enforced, Provenance, Standing, TimeLeft},
     trust::Trust,
 };
 use crate::{
@@ -313,6 +313,44 @@ impl Agent {
             not_enforced: self.failed.as_ref().map(|failed| failed.reason.clone()),
             memory: self.memory.clone(),
         }
+    }
+
+    /// How what the kernel judges by stands.
+    #[must_use]
+    pub(super) fn standing(&self) -> Standing {
+        let BundleStatus { sources, enforced, open_until_ms, keys, not_enforced, .. } = self.status();
+        let in_force = |Enforced { source, version, digest, since_ms, .. }| {
+            let mut ours = sources.iter().filter(|status| status.source == source);
+            let latest = ours.find(|status| status.version == Some(version)).cloned();
+            let mut running = self.protocol.running().filter(|(_, document)| document.stamp.digest == digest);
+            let local = running.any(|(_, document)| document.body.local);
+            Provenance {
+                from: if local { Bringer::Stick } else { Bringer::Broker },
+                // Of what is neither tried nor proven nothing is left in force.
+                state: latest.as_ref().map_or(State::Confirmed, |status| status.state),
+                wished: sources.iter().find(|status| status.source == source).filter(|_| latest.is_none()).cloned(),
+                source,
+                version,
+                since_ms,
+                digest,
+            }
+        };
+        Standing { enforced: enforced.map(in_force), open_until_ms, not_enforced, keys }
+    }
+
+    /// What time rules of the policy in force have left: those of the given numbers and names that have a `ttl`.
+    #[must_use]
+    pub(super) fn time_left<'a>(
+        &self,
+        rules: impl Iterator<Item = (u32, &'a str)>,
+        now: &record::Stamp,
+    ) -> Vec<TimeLeft> {
+        let Some(wanted) = &self.in_kernel.wanted else { return Vec::new() };
+        let left = |(rule, name)| {
+            let left = self.ages.left(&wanted.source, name, up(now))?;
+            Some(TimeLeft { rule, left, expired: wanted.expired.contains(name) })
+        };
+        rules.filter_map(left).collect()
     }
 
     /// The envelope that the kernel judges by.

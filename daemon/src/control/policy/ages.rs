@@ -110,6 +110,12 @@ impl Ages {
         Arc::new(rules.filter(|(_, rule)| rule.ends_ms() <= age).map(|(name, _)| name.clone()).collect())
     }
 
+    /// What time a rule of the source has left; `None` where it has no `ttl`.
+    pub(super) fn left(&self, source: &Source, rule: &str, up: Duration) -> Option<Duration> {
+        let rule = self.rules.get(source)?.get(rule)?;
+        Some(Duration::from_millis(rule.ends_ms().saturating_sub(self.age_ms(up))))
+    }
+
     /// When the next rule expires, or the age is to be written.
     pub(super) fn wake(&self, up: Duration) -> Option<Duration> {
         if self.rules.is_empty() {
@@ -157,6 +163,9 @@ mod tests {
         assert!(ages.note(&Source::Device, &[("a".into(), 60), ("b".into(), 600)], up(100)));
         // Another version has it, too.
         assert!(!ages.note(&Source::Device, &[("a".into(), 60), ("b".into(), 600)], up(150)));
+        let left = |rule, up_s| ages.left(&Source::Device, rule, up(up_s));
+        assert_eq!((left("a", 150), left("b", 150)), (Some(up(10)), Some(up(550))));
+        assert_eq!((left("a", 161), left("c", 161)), (Some(Duration::ZERO), None));
         assert_eq!(names(&ages, 159), [""; 0]);
         assert_eq!(names(&ages, 160), ["a"]);
         let (age, rules) = (ages.due(true, &now(1, 150)).unwrap(), ages.rules().clone());

@@ -32,7 +32,7 @@ pub(super) use self::keeper::{Begun, Keeper, Outlets};
 pub use self::{
     agent::{MAX_OPEN, Placed},
     keeper::Ask,
-    report::{BundleStatus, Enforced},
+    report::{Bringer, BundleStatus, Enforced, Provenance, Standing, TimeLeft},
 };
 
 /// What the memory has of an envelope, beside its digest.

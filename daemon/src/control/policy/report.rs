@@ -1,5 +1,7 @@
 //! What is told of the policy: `policy/reported`, and the part of `tidegate status`.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::Serialize;
 use tidegate_values::Digest;
@@ -7,6 +9,7 @@ use tidegate_values::Digest;
 use crate::{
     control::{
         link::Source,
+        protocol::State,
         report::{Head, SourceStatus, Views},
     },
     record,
@@ -92,4 +95,59 @@ pub struct BundleStatus {
     /// Why the policy cannot be remembered, or was forgotten.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
+}
+
+/// How what the kernel judges by stands, for whoever asks at the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// What the kernel judges by; absent where everything passes.
+    pub enforced: Option<Provenance>,
+    /// Until when a person has opened it, milliseconds since 1970.
+    pub open_until_ms: Option<u64>,
+    /// Why what should be enforced is not.
+    pub not_enforced: Option<String>,
+    /// Ids of the keys whose signatures count.
+    pub keys: Vec<Digest>,
+}
+
+/// Where the policy in force comes from, and how sure it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Provenance {
+    /// Whose bundle it is: `device`, or `@` and the group.
+    pub source: Source,
+    /// Its version.
+    #[serde(skip)]
+    pub version: u64,
+    /// Who brought it.
+    pub from: Bringer,
+    /// Where it stands: on trial, or confirmed.
+    pub state: State,
+    /// Since when it is in force, milliseconds since 1970.
+    pub since_ms: u64,
+    /// Of its envelope.
+    pub digest: Digest,
+    /// Where its source wishes for another version: which, and why that one is not in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wished: Option<SourceStatus>,
+}
+
+/// Who brought a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bringer {
+    /// It was published.
+    Broker,
+    /// A technician had it.
+    Stick,
+}
+
+/// What time a rule with a `ttl` has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeLeft {
+    /// Its number in the policy in force.
+    pub rule: u32,
+    /// Until it counts no more.
+    pub left: Duration,
+    /// Whether the kernel was told so.
+    pub expired: bool,
 }

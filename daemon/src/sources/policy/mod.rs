@@ -28,8 +28,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::status::{InForceStatus, PolicyStatus, RuleStatus};
 use self::{events::Events, report::Report};
+pub use self::{
+    report::Entry,
+    status::{InForceStatus, PolicyStatus, RuleStatus},
+};
 use super::{Sink, outbox::Outbox};
 use crate::{
     config::Config,

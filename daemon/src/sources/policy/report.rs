@@ -30,8 +30,9 @@ struct Head<'a> {
     in_force: InForceStatus<'a>,
 }
 
-#[derive(Serialize)]
-struct Entry<'a> {
+/// A rule with its counters.
+#[derive(Debug, Serialize)]
+pub struct Entry<'a> {
     /// Absent for the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'a str>,
@@ -42,6 +43,23 @@ struct Entry<'a> {
     bytes: u64,
     dropped_packets: u64,
     dropped_bytes: u64,
+}
+
+impl<'a> Entry<'a> {
+    /// The rule of that number.
+    #[must_use]
+    pub fn new(rules: &'a Rules, rule: u32, counts: RuleCounts) -> Self {
+        let RuleCounts { packets, bytes, dropped_packets, dropped_bytes } = counts;
+        Self {
+            rule: rules.name(rule),
+            action: rules.action(rule),
+            reason: rules.reason(rule),
+            packets,
+            bytes,
+            dropped_packets,
+            dropped_bytes,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -64,17 +82,8 @@ impl Report {
 
     /// Adds a rule; returns a part where it is full.
     pub(super) fn push(&mut self, rules: &Rules, rule: u32, counts: RuleCounts) -> Option<Bytes> {
-        let RuleCounts { packets, bytes, dropped_packets, dropped_bytes } = counts;
         self.told += 1;
-        self.chunks.push(&Entry {
-            rule: rules.name(rule),
-            action: rules.action(rule),
-            reason: rules.reason(rule),
-            packets,
-            bytes,
-            dropped_packets,
-            dropped_bytes,
-        })
+        self.chunks.push(&Entry::new(rules, rule, counts))
     }
 
     /// Whether nothing more should be added.

@@ -62,7 +62,9 @@ pub struct RuleStatus {
 }
 
 impl<'a> InForceStatus<'a> {
-    pub(super) fn of(in_force: &'a InForce) -> Self {
+    /// Of what the kernel has.
+    #[must_use]
+    pub fn of(in_force: &'a InForce) -> Self {
         let rules = &in_force.rules;
         Self {
             version: rules.version(),
