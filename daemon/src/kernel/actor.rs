@@ -110,6 +110,8 @@ struct Actor {
     attacher: Attacher,
     watched: BTreeMap<u32, Watched>,
     refused: BTreeMap<u32, NotWatched>,
+    /// Why interfaces are attached in another way than is wanted.
+    unchanged: BTreeMap<u32, String>,
     /// When messages told of interfaces that are to be watched and are not yet.
     awaited: BTreeMap<u32, Instant>,
     ledger: Ledger,
@@ -147,6 +149,7 @@ impl Actor {
             attacher: Attacher::new(Pins::open(options.pins.as_deref())),
             watched: BTreeMap::new(),
             refused: BTreeMap::new(),
+            unchanged: BTreeMap::new(),
             awaited: BTreeMap::new(),
             ledger: Ledger::default(),
             gone: Vec::new(),
@@ -292,28 +295,39 @@ impl Actor {
         self.patterns = Some(patterns);
         if attach != self.attacher.wanted() {
             self.attacher.want(attach);
-            self.attach_anew();
         }
         self.reconcile();
     }
 
-    /// Attaches what is attached in the way that is wanted now. Counters go on; packets of the moment in between
-    /// are not seen.
-    fn attach_anew(&mut self) {
-        let Ok(object) = &mut self.object else { return };
-        let mut failed = Vec::new();
-        for (ifindex, Watched { current, attachment, attached_after }) in std::mem::take(&mut self.watched) {
-            detach(&mut object.ebpf, attachment);
-            match self.attacher.attach(&mut object.ebpf, ifindex, &current.name, current.framing) {
-                Ok(attachment) => {
-                    self.watched.insert(ifindex, Watched { current, attachment, attached_after });
+    /// Has what is attached in another way than is wanted now attached in that way. Where it cannot be it guards as before,
+    /// and is tried again.
+    fn change_attachments(&mut self) {
+        let Self { object: Ok(object), attacher, watched, interfaces: Some(interfaces), unchanged, .. } = self else {
+            return;
+        };
+        for (&ifindex, Watched { current, attachment, .. }) in watched {
+            if attacher.mode().is_some_and(|mode| attachment.is(mode)) {
+                continue;
+            }
+            let Current { name, framing } = current;
+            let stayed = || interfaces.index_of(name) == Some(ifindex);
+            match attacher.change(&mut object.ebpf, (ifindex, name), *framing, attachment, stayed) {
+                Ok(()) => {
+                    tracing::info!(interface = name, ifindex, mode = ?attacher.mode(), "attached in another way");
+                    unchanged.remove(&ifindex);
                 }
-                Err(_) => failed.push((ifindex, current, attached_after)),
+                Err(AttachError::Moved) => {}
+                Err(error) => {
+                    let reason = describe(&error);
+                    if unchanged.get(&ifindex) != Some(&reason) {
+                        tracing::warn!(interface = name, ifindex, reason, "stays attached as it is");
+                        unchanged.insert(ifindex, reason);
+                    }
+                }
             }
         }
-        for (ifindex, current, attached_after) in failed {
-            self.retire(ifindex, current, attached_after);
-        }
+        let attached = |ifindex: &u32| self.watched.contains_key(ifindex);
+        self.unchanged.retain(|ifindex, _| attached(ifindex));
     }
 
     /// Does what a change of the interfaces asks for. Those that it brought are awaited from its message on, except
@@ -361,6 +375,7 @@ impl Actor {
             }
         }
         self.sweep(&leftovers);
+        self.change_attachments();
         self.settle();
     }
 
@@ -520,7 +535,7 @@ impl Actor {
                 .chain(self.netlink.as_ref().map(|(unavailable, _)| unavailable))
                 .cloned()
                 .collect(),
-            attach: self.attacher.mode(),
+            attach: self.mode_in_use(),
             not_pinned: self.attacher.not_pinned().map(str::to_owned),
             events_dropped: self.events_dropped,
             ..Readings::default()
@@ -547,6 +562,17 @@ impl Actor {
         // Last, so that a failure above does not lose them.
         readings.gone = std::mem::take(&mut self.gone);
         Ok(readings)
+    }
+
+    /// The way in which interfaces are attached: that which is wanted, unless one of them is not so yet.
+    fn mode_in_use(&self) -> Option<AttachMode> {
+        let wanted = self.attacher.mode()?;
+        let other = self.watched.values().find(|watched| !watched.attachment.is(wanted));
+        Some(match (other, wanted) {
+            (None, wanted) => wanted,
+            (Some(_), AttachMode::Tcx) => AttachMode::Netlink,
+            (Some(_), AttachMode::Netlink) => AttachMode::Tcx,
+        })
     }
 
     fn flows(&mut self, from: Option<Cursor>, take: bool) -> Result<Chunk, KernelError> {

@@ -7,6 +7,9 @@
 //! Where a killed daemon left a pinned link or a filter, the program in it is replaced, which the kernel does without
 //! a packet in between. What it left where we do not attach that way is removed by [`Attacher::sweep`].
 //!
+//! Where the way is changed while we run, the new one is attached beside the old one, which then goes, hook by hook
+//! ([`Attacher::change`]): no packet is without a verdict.
+//!
 //! Ours comes first, and returns `TC_ACT_UNSPEC`, so that the programs behind it see every packet; behind another
 //! program that returns `TC_ACT_OK` ours would see none.
 //!
@@ -121,13 +124,27 @@ fn tc_errno(error: &TcError) -> Option<i32> {
     }
 }
 
-/// The programs of one interface.
+/// The programs of one interface: one link for each of [`hooks`], in their order.
 #[derive(Debug)]
 pub(super) struct Attachment {
     links: Vec<Attached>,
 }
 
+/// Which programs an interface has.
+const fn hooks(framing: Framing) -> [(&'static str, Direction); 2] {
+    match framing {
+        Framing::Ethernet => [(INGRESS, Direction::Ingress), (EGRESS, Direction::Egress)],
+        Framing::Network => [(IP_INGRESS, Direction::Ingress), (IP_EGRESS, Direction::Egress)],
+    }
+}
+
 impl Attachment {
+    /// Whether all of it is attached so.
+    #[must_use]
+    pub(super) fn is(&self, mode: AttachMode) -> bool {
+        self.links.iter().all(|link| link.mode() == mode)
+    }
+
     /// Where its links are pinned.
     pub(super) fn pins(&self) -> impl Iterator<Item = &Path> {
         self.links.iter().filter_map(|link| match link {
@@ -142,6 +159,15 @@ impl Attachment {
 enum Attached {
     Tcx { link: TcxLink, pin: Option<PathBuf> },
     Netlink { entry: &'static str, link: SchedClassifierLinkId },
+}
+
+impl Attached {
+    const fn mode(&self) -> AttachMode {
+        match self {
+            Self::Tcx { .. } => AttachMode::Tcx,
+            Self::Netlink { .. } => AttachMode::Netlink,
+        }
+    }
 }
 
 /// Attaches in the way that was asked for, or in the best that the kernel has.
@@ -199,12 +225,8 @@ impl Attacher {
         name: &str,
         framing: Framing,
     ) -> Result<Attachment, AttachError> {
-        let (ingress, egress) = match framing {
-            Framing::Ethernet => (INGRESS, EGRESS),
-            Framing::Network => (IP_INGRESS, IP_EGRESS),
-        };
         let mut attachment = Attachment { links: Vec::with_capacity(2) };
-        for (entry, direction) in [(ingress, Direction::Ingress), (egress, Direction::Egress)] {
+        for (entry, direction) in hooks(framing) {
             let hook = Hook { ifindex, name, direction };
             match self.attach_one(ebpf, entry, hook) {
                 Ok(link) => attachment.links.push(link),
@@ -217,23 +239,80 @@ impl Attacher {
         Ok(attachment)
     }
 
+    /// Has an interface's programs attached in the way that is wanted now. Each hook has the new one before the old one is
+    /// taken off:
+    ///
+    /// ```text
+    ///   TCX ──► netlink    filter behind the link                       ─► link off
+    ///   netlink ──► TCX    link before the filter ─► a grace period of RCU ─► filter off
+    /// ```
+    ///
+    /// In between both are there, TCX first. What the first drops the second never sees: it is counted once. What passes is
+    /// judged and counted by both, and takes from a rate twice: of 10,000 packets a second some 50 at most a change. That is
+    /// the price for no hole: a packet on another processor may have gone by the link's place before the link was there, and
+    /// is judged by the filter, so that this must stay until none such is left. (Creating the link returns by then.)
+    ///
+    /// `stayed` says whether the name still is that interface's.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`]; each hook has its program then, in the new way or as before.
+    pub(super) fn change(
+        &mut self,
+        ebpf: &mut Ebpf,
+        (ifindex, name): (u32, &str),
+        framing: Framing,
+        attachment: &mut Attachment,
+        stayed: impl Fn() -> bool,
+    ) -> Result<(), AttachError> {
+        for (attached, (entry, direction)) in attachment.links.iter_mut().zip(hooks(framing)) {
+            // Where the kernel decides, links are what is tried.
+            if attached.mode() == self.mode.unwrap_or(AttachMode::Tcx) {
+                self.mode = Some(attached.mode());
+                continue;
+            }
+            let (program, hook) = (loaded(ebpf, entry)?, Hook { ifindex, name, direction });
+            let new = match attached {
+                Attached::Tcx { .. } => netlink(program, entry, hook)?,
+                Attached::Netlink { .. } => match self.link(program, hook)? {
+                    Some(new) => new,
+                    None => continue,
+                },
+            };
+            if !stayed() {
+                take_off(ebpf, new);
+                return Err(AttachError::Moved);
+            }
+            take_off(ebpf, std::mem::replace(attached, new));
+        }
+        Ok(())
+    }
+
     fn attach_one(&mut self, ebpf: &mut Ebpf, entry: &'static str, hook: Hook<'_>) -> Result<Attached, AttachError> {
         let program = loaded(ebpf, entry)?;
-        if self.mode != Some(AttachMode::Netlink) {
-            match self.tcx(program, hook)? {
-                Err(error) if self.mode.is_none() && error.raw_os_error() == Some(libc::EINVAL) => {
-                    // Before 6.6 the kernel does not know the attach type. Any other answer is one about this interface.
-                    self.mode = Some(AttachMode::Netlink);
-                    tracing::info!(reason = "the kernel has no TCX (Linux 6.6)", "attaching by netlink");
-                }
-                Err(error) => return Err(AttachError::system("attach by tcx", error)),
-                Ok(attached) => {
-                    self.mode = Some(AttachMode::Tcx);
-                    return Ok(attached);
-                }
+        if self.mode != Some(AttachMode::Netlink)
+            && let Some(attached) = self.link(program, hook)?
+        {
+            return Ok(attached);
+        }
+        netlink(program, entry, hook)
+    }
+
+    /// `None` where it was left to the kernel, and it has no TCX.
+    fn link(&mut self, program: &SchedClassifier, hook: Hook<'_>) -> Result<Option<Attached>, AttachError> {
+        match self.tcx(program, hook)? {
+            Err(error) if self.mode.is_none() && error.raw_os_error() == Some(libc::EINVAL) => {
+                // Before 6.6 the kernel does not know the attach type. Any other answer is one about this interface.
+                self.mode = Some(AttachMode::Netlink);
+                tracing::info!(reason = "the kernel has no TCX (Linux 6.6)", "attaching by netlink");
+                Ok(None)
+            }
+            Err(error) => Err(AttachError::system("attach by tcx", error)),
+            Ok(attached) => {
+                self.mode = Some(AttachMode::Tcx);
+                Ok(Some(attached))
             }
         }
-        netlink(program, hook).map(|link| Attached::Netlink { entry, link })
     }
 
     /// The inner error is the kernel's about attaching.
@@ -294,15 +373,19 @@ struct Hook<'a> {
 /// Takes the programs off. An interface that is gone took them along.
 pub(super) fn detach(ebpf: &mut Ebpf, attachment: Attachment) {
     for attached in attachment.links {
-        match attached {
-            Attached::Tcx { link, pin } => unpin(&link, pin.as_deref()),
-            Attached::Netlink { entry, link } => {
-                let Ok(program) = program(ebpf, entry) else { continue };
-                if let Err(error) = program.detach(link)
-                    && !matches!(errno(&error), Some(libc::ENODEV | libc::ENXIO | libc::ENOENT | libc::EINVAL))
-                {
-                    tracing::warn!(program = entry, %error, "cannot detach");
-                }
+        take_off(ebpf, attached);
+    }
+}
+
+fn take_off(ebpf: &mut Ebpf, attached: Attached) {
+    match attached {
+        Attached::Tcx { link, pin } => unpin(&link, pin.as_deref()),
+        Attached::Netlink { entry, link } => {
+            let Ok(program) = program(ebpf, entry) else { return };
+            if let Err(error) = program.detach(link)
+                && !matches!(errno(&error), Some(libc::ENODEV | libc::ENXIO | libc::ENOENT | libc::EINVAL))
+            {
+                tracing::warn!(program = entry, %error, "cannot detach");
             }
         }
     }
@@ -326,7 +409,8 @@ pub(super) fn leave(ebpf: &mut Ebpf, attachment: Attachment) {
     }
 }
 
-fn netlink(program: &mut SchedClassifier, hook: Hook<'_>) -> Result<SchedClassifierLinkId, AttachError> {
+fn netlink(program: &mut SchedClassifier, entry: &'static str, hook: Hook<'_>) -> Result<Attached, AttachError> {
+    let attached = |link| Attached::Netlink { entry, link };
     let call = "attach by netlink";
     let name = hook.name;
     let direction = match hook.direction {
@@ -344,10 +428,10 @@ fn netlink(program: &mut SchedClassifier, hook: Hook<'_>) -> Result<SchedClassif
     let options = TcAttachOptions::Netlink(NlOptions { priority: PREFERENCE, handle, classid: None });
     match program.attach_with_options(name, direction, options) {
         Err(error) if errno(&error) == Some(libc::EEXIST) => {}
-        other => return other.map_err(|error| AttachError::of(call, error)),
+        other => return other.map(attached).map_err(|error| AttachError::of(call, error)),
     }
     tracing::info!(interface = name, "taking over the filter of a daemon that was killed");
     let left = SchedClassifierLink::attached(name, direction, PREFERENCE, handle, None)
         .map_err(|error| AttachError::of(call, TcError::IoError(error).into()))?;
-    program.attach_to_link(left).map_err(|error| AttachError::of(call, error))
+    program.attach_to_link(left).map(attached).map_err(|error| AttachError::of(call, error))
 }

@@ -293,8 +293,8 @@ impl Kernel {
         self.ask(|reply| Request::PolicyCounts { from, reply }).await
     }
 
-    /// Watches these interfaces from now on, and only these. Another way of attaching attaches all anew. Returns once
-    /// those that are there are watched, or it is known why not; that is not before [`Self::enforce`] said by which policy.
+    /// Watches these interfaces from now on, and only these. Another way of attaching takes the other's place,
+    /// with a moment in which both judge and count. Returns once those that are there are watched, or it is known why not; that is not before [`Self::enforce`] said by which policy.
     ///
     /// # Errors
     ///

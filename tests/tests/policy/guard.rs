@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, thread::JoinHandle, time::Duration};
 use serde_json::json;
 use tidegate::{
     config::Attach,
-    kernel::{DroppedPacket, Enforced, Generation, Kernel, OnStop, Options, PolicyCounts, RuleCounts, Started, Watch},
+    kernel::{
+        DroppedPacket, Enforced, Generation, Kernel, OnStop, Options, PolicyCounts, Readings, RuleCounts, Started,
+        Watch,
+    },
     policy,
 };
 use tidegate_abi::policy::SMALL_BLOCKS;
@@ -45,7 +48,7 @@ impl Guard {
         guard.enforce(generation);
         guard.watch(&["eth*"], attach);
         eventually(Duration::from_secs(10), "both interfaces are watched", || {
-            let readings = guard.runtime.block_on(guard.kernel.read()).unwrap();
+            let readings = guard.readings();
             if readings.interfaces.len() == 2 { Ok(()) } else { Err(format!("{readings:?}")) }
         });
         guard
@@ -55,6 +58,12 @@ impl Guard {
     pub(crate) fn watch(&self, patterns: &[&str], attach: Attach) {
         let watch = Watch { patterns: Patterns::parse(patterns).unwrap(), attach };
         self.runtime.block_on(self.kernel.watch(watch)).unwrap();
+    }
+
+    /// Reads all that is small; what could not be attached is tried again before.
+    #[track_caller]
+    pub(crate) fn readings(&self) -> Readings {
+        self.runtime.block_on(self.kernel.read()).unwrap()
     }
 
     #[track_caller]

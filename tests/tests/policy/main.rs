@@ -1,5 +1,6 @@
 //! Policies in force: real packets through a gateway of namespaces, while what they are judged by changes.
 
+mod attaching;
 mod groups;
 mod guard;
 mod hostile;
