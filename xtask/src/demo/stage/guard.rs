@@ -1,7 +1,7 @@
 //! Signed policies: one that blocks an address, and one that would cut the gateway off.
 //!
 //! The operator has the key and publishes on `policy/desired`; what comes of it is read where an operator reads it, on
-//! `policy/reported`, in telemetry and in `tidegate status`, and measured at the host that packets no longer reach.
+//! `policy/reported`, in telemetry and in `tidegate policy show`, and measured at the host that packets no longer reach.
 
 use std::{
     net::SocketAddrV4,
@@ -80,10 +80,16 @@ impl Guard {
             "a signed policy is published, enforced {} ms later, and confirmed by a round trip with the broker",
             report["enforced"]["since_ms"].as_u64().expect("a report has times").saturating_sub(published_ms)
         ));
-        self.is_blocked(daemon, subscriber);
-        screen.say(format_args!(
-            "{ATTEMPTS} more: none arrives, and the counter of {RULE} has {ATTEMPTS}; the first of them was told at once:"
-        ));
+        self.is_blocked(daemon);
+        screen.say(format_args!("{ATTEMPTS} more: none arrives, and each is counted; tidegate policy show:"));
+        let shown = daemon.command(&["policy", "show"]).output().expect("run tidegate");
+        screen.quote(&String::from_utf8_lossy(&shown.stdout));
+        subscriber.wait_for("telemetry/policy counts each dropped packet", COUNTED_WITHIN, |message| {
+            let data = data(message, "/telemetry/policy");
+            let of_rule = data["counters"].as_array().into_iter().flatten().find(|counter| counter["rule"] == RULE);
+            of_rule.is_some_and(|counter| counter["dropped_packets"] == self.dropped)
+        });
+        screen.say("telemetry/policy has the same count, and event/policy told of the first packet at once:");
         let told = subscriber.wait_for("event/policy tells of the first packet", COUNTED_WITHIN, |message| {
             let data = data(message, "/event/policy");
             data["what"] == "drop" && data["rule"] == RULE && data["peer"] == intruder::ADDRESS.to_string()
@@ -128,7 +134,7 @@ impl Guard {
         );
         let uplink = daemon.status()["uplink"]["state"].clone();
         assert_eq!(uplink, "connected", "the gateway is online again");
-        self.is_blocked(daemon, subscriber);
+        self.is_blocked(daemon);
         screen.say(format_args!("the policy before it is in force: of {ATTEMPTS} more datagrams none arrives"));
         others_talk(traffic, talked, screen);
         // What was undone would be tried again; a higher version ends that.
@@ -138,10 +144,10 @@ impl Guard {
     }
 
     /// The policy is in force though the broker was away and has forgotten it.
-    pub(crate) fn outlived_the_broker(&mut self, daemon: &Daemon, subscriber: &Subscriber, screen: &Screen) {
+    pub(crate) fn outlived_the_broker(&mut self, daemon: &Daemon, screen: &Screen) {
         let enforced = daemon.status()["bundles"]["enforced"]["version"].clone();
         assert_eq!(enforced, 3, "the policy in force");
-        self.is_blocked(daemon, subscriber);
+        self.is_blocked(daemon);
         screen.say(format_args!(
             "the broker has forgotten the policy, the gateway has not: {} datagrams dropped in all, and as many counted",
             self.dropped
@@ -153,22 +159,14 @@ impl Guard {
         self.operator.post(Post::new(daemon.topic("policy/desired"), envelope).retained());
     }
 
-    /// Nothing of the intruder arrives, and the rule's counter has each packet: in the status, and in telemetry.
-    fn is_blocked(&mut self, daemon: &Daemon, subscriber: &Subscriber) {
+    /// Nothing of the intruder arrives, and the rule's counter has each packet.
+    fn is_blocked(&mut self, daemon: &Daemon) {
         self.intruder.is_blocked(ATTEMPTS);
         self.dropped += ATTEMPTS;
-        eventually(COUNTED_WITHIN, "tidegate status counts each dropped packet", || {
-            let status = daemon.status();
-            let top = &status["policy"]["top_rules"][0];
-            let is_so = top["rule"] == RULE && top["dropped_packets"] == self.dropped;
-            is_so.then_some(()).ok_or_else(|| format!("wanted {}, found {top}", self.dropped))
-        });
-        subscriber.wait_for("telemetry/policy counts each dropped packet", COUNTED_WITHIN, |message| {
-            let data = data(message, "/telemetry/policy");
-            let counters = data["counters"].as_array();
-            let of_rule = counters.into_iter().flatten().find(|counter| counter["rule"] == RULE);
-            of_rule.is_some_and(|counter| counter["dropped_packets"] == self.dropped)
-        });
+        let output = daemon.command(&["policy", "show", "--json"]).output().expect("run tidegate");
+        let mut lines = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>().map_while(Result::ok);
+        let rule = lines.find(|line| line["rule"] == RULE).unwrap_or_default();
+        assert_eq!(rule["dropped_packets"], self.dropped, "tidegate policy show counts each dropped packet: {rule}");
     }
 }
 

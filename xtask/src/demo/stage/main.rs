@@ -155,7 +155,7 @@ fn play(arguments: &Arguments) {
     screen.say(format_args!("everything arrived within {:.1} s of its return", returned.elapsed().as_secs_f32()));
     screen.status(&daemon);
     if let Some(guard) = &mut guard {
-        guard.outlived_the_broker(&daemon, &subscriber, &screen);
+        guard.outlived_the_broker(&daemon, &screen);
     }
     let traffic = traffic.take().map(Traffic::finish);
 
