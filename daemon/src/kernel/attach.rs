@@ -248,7 +248,7 @@ impl Attacher {
     /// ```
     ///
     /// In between both are there, TCX first. What the first drops the second never sees: it is counted once. What passes is
-    /// judged and counted by both, and takes from a rate twice: of 10,000 packets a second some 50 at most a change. That is
+    /// judged and counted by both, and takes from a rate twice: towards TCX for up to 10 ms (measured). That is
     /// the price for no hole: a packet on another processor may have gone by the link's place before the link was there, and
     /// is judged by the filter, so that this must stay until none such is left. (Creating the link returns by then.)
     ///
