@@ -46,7 +46,7 @@ fn rule(name: &str, cidr: &str, action: &str, more: &Value) -> Value {
 #[test]
 fn what_is_shown_of_the_policy_in_force_is_where_it_is_from_and_each_packet() {
     requires!(need::root(), need::program("ip"), need::program("mosquitto"));
-    let mut gateway = Managed::start("");
+    let mut gateway = Managed::start();
     let (head, rules) = shown(&gateway);
     assert_eq!((&head["policy"], &head["keys"], rules.len()), (&Value::Null, &json!([gateway.key.id()]), 0));
 
@@ -105,7 +105,7 @@ fn what_is_shown_of_the_policy_in_force_is_where_it_is_from_and_each_packet() {
 #[test]
 fn a_policy_from_a_stick_an_opened_gateway_and_a_stopped_daemon_are_shown_as_such() {
     requires!(need::root(), need::program("ip"), need::program("mosquitto"));
-    let mut gateway = Managed::start("");
+    let mut gateway = Managed::start();
     let file = gateway.daemon.scratch().path().join("stick.json");
     let policy = Policy::new(1)
         .with("default", json!("drop"))
@@ -156,7 +156,7 @@ fn memory(pid: u64, line: &str) -> u64 {
 fn all_of_65536_rules_are_shown_in_order_without_being_held_whole() {
     const RULES: u32 = 65_536;
     requires!(need::root(), need::program("ip"), need::program("mosquitto"));
-    let mut gateway = Managed::start("");
+    let mut gateway = Managed::start();
     let rules: Vec<Value> = (0..RULES)
         .map(
             |n| json!({ "name": format!("r{n}"), "cidrs": [format!("20.{}.{}.7", n >> 8, n & 255)], "action": "drop" }),
