@@ -226,7 +226,8 @@ pub struct Limit {
     pub interval_ns: u64,
     /// `burst * interval`.
     pub burst_ns: u64,
-    /// Tells the rule's peers in [`maps::LIMIT_PEERS`](super::maps::LIMIT_PEERS): the same across generations.
+    /// Tells the rule's peers in [`maps::LIMIT_PEERS`](super::maps::LIMIT_PEERS): the same across generations, as long as
+    /// the rate is.
     pub id: u64,
     /// Wire segments over the rate.
     pub dropped_packets: u64,

@@ -186,14 +186,18 @@ fn limit(rate: &bundle::Limit, name: &str) -> Limit {
     Limit {
         interval_ns,
         burst_ns: interval_ns * u64::from(rate.burst),
-        id: id(name),
+        id: id(name, rate),
         per_peer: rate.per_peer.into(),
         ..Limit::default()
     }
 }
 
-/// The same for the same rule in any version, and another for any other: FNV-1a of its name. Where two should be equal
-/// after all, two rules share the rates of their peers.
-fn id(name: &str) -> u64 {
-    name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
+/// The same for the same rule at the same rate in any version, and another for any other: FNV-1a of its name and rate. What a
+/// peer used up of a lower rate would else hold it back under a higher one. Where two should be equal after all, two rules
+/// share the rates of their peers.
+fn id(name: &str, rate: &bundle::Limit) -> u64 {
+    let rate = [rate.pps.to_le_bytes(), rate.burst.to_le_bytes()].concat();
+    let step = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+    // A name holds no zero.
+    name.bytes().chain([0]).chain(rate).fold(0xCBF2_9CE4_8422_2325, step)
 }

@@ -12,11 +12,14 @@ use tidegate_tests::{
 
 use crate::{
     Plan,
+    footprint::resident,
     path::{self, Subject},
-    row::Row,
+    row::{Row, summary},
 };
 
 const PREFIXES: u32 = 65_536;
+/// Whose signatures count.
+const KEY: Key = Key::numbered(1);
 
 /// What guards the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +47,9 @@ pub(crate) fn run(plan: Plan) -> Vec<Row> {
     } else {
         eprintln!("skipped: nft is not installed (apt-get install nftables)");
     }
-    path::run("policy", &guards, plan)
+    let mut rows = path::run("policy", &guards, plan);
+    rows.extend(memory(plan));
+    rows
 }
 
 impl Subject for Guard {
@@ -69,23 +74,53 @@ impl Subject for Guard {
     }
 }
 
-/// With the policy in force, vouched for as by a technician without a link: no broker takes part.
+/// With the policy in force.
 fn tidegate(net: &Gateway) -> Daemon {
-    let key = Key::numbered(1);
-    let daemon = Daemon::builder()
-        .inside(&net.gateway)
-        .config(&format!("[policy]\npublic_keys = [\"{}\"]\n", key.literal()))
-        .start();
+    let daemon = unguarded(net);
+    apply(&daemon, 1);
+    daemon
+}
+
+fn unguarded(net: &Gateway) -> Daemon {
+    Daemon::builder().inside(&net.gateway).config(&format!("[policy]\npublic_keys = [\"{}\"]\n", KEY.literal())).start()
+}
+
+/// Puts a policy in force, vouched for as by a technician without a link: no broker takes part.
+fn apply(daemon: &Daemon, version: u64) {
     let file = daemon.scratch().path().join("policy.json");
-    let policy = Policy::new(1).gateway("gw-test").drop_many("blocked", PREFIXES);
-    fs::write(&file, policy.signed_by(&key)).expect("the scratch folder is ours");
+    let policy = Policy::new(version).gateway("gw-test").drop_many("blocked", PREFIXES);
+    fs::write(&file, policy.signed_by(&KEY)).expect("the scratch folder is ours");
     let mut command = daemon.command(&["policy", "apply", "--offline", &file.display().to_string()]);
     let mut child = command.stdin(Stdio::piped()).spawn().expect("run tidegate");
     child.stdin.take().expect("it is piped").write_all(b"yes\n").expect("it asks whether all is well");
     let status = child.wait().expect("it is ours");
     let enforced = daemon.status()["bundles"]["enforced"]["version"].clone();
-    assert!(status.success() && enforced == 1, "tidegate policy apply: {status}, in force is {enforced}");
-    daemon
+    assert!(status.success() && enforced == version, "tidegate policy apply: {status}, in force is {enforced}");
+}
+
+/// What the daemon takes at most while it loads the policy, and while another one replaces it, above what it takes idle.
+fn memory(plan: Plan) -> Vec<Row> {
+    let net = Gateway::new();
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for round in 0..plan.rounds {
+        eprintln!("round {} of {}: memory", round + 1, plan.rounds);
+        let daemon = unguarded(&net);
+        thread::sleep(plan.window.max(Duration::from_secs(3)));
+        let pid = daemon.status()["pid"].as_u64().expect("the status has it");
+        let idle = resident(pid, "VmRSS");
+        for (version, peaks) in [(1, &mut first), (2, &mut second)] {
+            // proc_pid_clear_refs(5): the peak is what is resident now.
+            fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("the daemon runs");
+            apply(&daemon, version);
+            peaks.push(resident(pid, "VmHWM") - idle);
+        }
+    }
+    let row = |case: &str, figures| {
+        let (value, range) = summary(figures);
+        let reference = Some(("the budget".to_owned(), 16.0));
+        Row { bench: "policy", case: case.to_owned(), value, range, unit: "MiB", reference }
+    };
+    vec![row("memory/load", first), row("memory/replace", second)]
 }
 
 impl Table {

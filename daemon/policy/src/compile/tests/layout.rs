@@ -45,8 +45,14 @@ fn the_same_bundle_makes_the_same_blocks() {
 }
 
 #[test]
-fn the_rate_of_a_rules_peers_has_the_same_id_in_each_version() {
-    assert_eq!(id("modem"), 0x9DE5_4493_3E6E_71ED);
+fn the_same_rate_of_a_rules_peers_has_the_same_id_in_each_version() {
+    let rate = bundle::Limit { pps: 100, burst: 200, per_peer: true };
+    assert_eq!(id("modem", &rate), 0x6A42_347C_A6A9_0E7B);
+    assert_ne!(
+        id("modem", &bundle::Limit { pps: 101, ..rate }),
+        0x6A42_347C_A6A9_0E7B,
+        "what was used of another rate is another matter"
+    );
     let all = [prefix("0.0.0.0/0")];
     let mut bundle = empty(DefaultAction::Allow);
     for name in ["first", "second"] {
@@ -56,5 +62,6 @@ fn the_rate_of_a_rules_peers_has_the_same_id_in_each_version() {
     let tables = compile(&bundle, &FRESH).unwrap();
     let limits = tables.header().limits as usize;
     let ids = [0, 1].map(|limit| crate::tables::read::<Limit>(&tables.blocks[limits + limit]).id);
-    assert_eq!(ids, [id("first"), id("second")]);
+    let rate = bundle::Limit { pps: 1, burst: 1, per_peer: true };
+    assert_eq!(ids, ["first", "second"].map(|name| id(name, &rate)));
 }
