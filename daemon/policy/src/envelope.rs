@@ -23,8 +23,7 @@ use serde::{
 use serde_json::json;
 use tidegate_values::{
     base64::{self, Digits},
-    calendar, ed25519, excerpt,
-    json::long_escaped_text,
+    calendar, ed25519, excerpt, json,
 };
 
 use super::{
@@ -252,13 +251,7 @@ fn decode(bytes: &[u8]) -> Result<(Envelope<'_>, Vec<u8>, usize), Refused> {
     if bytes.len() > MAX_ENVELOPE_BYTES {
         return Err(Refused::TooLarge { bytes: bytes.len() });
     }
-    let text = str::from_utf8(bytes).map_err(|error| {
-        Refused::NoEnvelope(format!("not UTF-8 text (first wrong byte at offset {})", error.valid_up_to()))
-    })?;
-    if let Some(offset) = long_escaped_text(text, MAX_ESCAPED_BYTES) {
-        let what = format!("too much text: over {MAX_ESCAPED_BYTES} bytes with escapes at offset {offset}");
-        return Err(Refused::NoEnvelope(what));
-    }
+    let text = json::text(bytes, MAX_ESCAPED_BYTES).map_err(|fault| Refused::NoEnvelope(fault.to_string()))?;
     // A list or a text at the top would be read, or told, as a whole.
     if !text.trim_ascii_start().starts_with('{') {
         return Err(Refused::NoEnvelope("not a JSON object".to_owned()));

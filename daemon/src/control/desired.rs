@@ -13,7 +13,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visi
 use serde_json::{error::Category, value::RawValue};
 use tidegate_values::{
     Digest, excerpt,
-    json::{self, long_escaped_text},
+    json::{self, NoText},
 };
 
 use super::link::{MAX_CONFIG_BYTES, Source};
@@ -70,18 +70,9 @@ pub enum Reason {
         /// How many there are.
         bytes: usize,
     },
-    /// Bytes that are no text.
-    #[error("not UTF-8 text (first wrong byte at offset {offset})")]
-    NotUtf8 {
-        /// Offset of the first byte that is not UTF-8.
-        offset: usize,
-    },
-    /// A text of over [`MAX_ESCAPED_BYTES`] with escapes; the version is not read then.
-    #[error("too much text: over {MAX_ESCAPED_BYTES} bytes with escapes at offset {offset}")]
-    LongText {
-        /// Where it begins.
-        offset: usize,
-    },
+    /// Bytes that no parser is to see; the version is not read then.
+    #[error(transparent)]
+    NoText(#[from] NoText),
     /// Text that is not JSON, in the words of the parser.
     #[error("not JSON: {0}")]
     NotJson(String),
@@ -198,10 +189,7 @@ impl<'a> Members<'a> {
         if payload.len() > MAX_CONFIG_BYTES {
             return Err(Reason::TooLarge { bytes: payload.len() });
         }
-        let text = str::from_utf8(payload).map_err(|error| Reason::NotUtf8 { offset: error.valid_up_to() })?;
-        if let Some(offset) = long_escaped_text(text, MAX_ESCAPED_BYTES) {
-            return Err(Reason::LongText { offset });
-        }
+        let text = json::text(payload, MAX_ESCAPED_BYTES)?;
         let mut parser = serde_json::Deserializer::from_str(text);
         let members = Walk { body }.deserialize(&mut parser).and_then(|members| parser.end().map(|()| members));
         members.map_err(|error| match error.classify() {

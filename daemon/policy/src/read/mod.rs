@@ -23,7 +23,10 @@ use std::{
 };
 
 use serde::de::{self, DeserializeSeed as _};
-use tidegate_values::{excerpt, json::long_escaped_text};
+use tidegate_values::{
+    excerpt,
+    json::{self, NoText},
+};
 
 pub use self::prefix::{Unreadable, parse as parse_prefix};
 use super::bundle::{
@@ -58,18 +61,9 @@ pub enum Reason {
         /// How many there are.
         bytes: usize,
     },
-    /// Bytes that are no text.
-    #[error("not UTF-8 text (first wrong byte at offset {offset})")]
-    NotUtf8 {
-        /// Offset of the first byte that is not UTF-8.
-        offset: usize,
-    },
-    /// A text that would be too long whatever its place.
-    #[error("too much text: over {MAX_ESCAPED_BYTES} bytes with escapes at offset {offset}")]
-    LongText {
-        /// Where it begins.
-        offset: usize,
-    },
+    /// Bytes that no parser is to see.
+    #[error(transparent)]
+    NoText(#[from] NoText),
     /// Text that is not JSON, in the words of the parser.
     #[error("not JSON: {0}")]
     NotJson(String),
@@ -202,11 +196,7 @@ fn text(payload: &[u8]) -> Result<&str, Reason> {
     if payload.len() > MAX_BUNDLE_BYTES {
         return Err(Reason::TooLarge { bytes: payload.len() });
     }
-    let text = str::from_utf8(payload).map_err(|error| Reason::NotUtf8 { offset: error.valid_up_to() })?;
-    match long_escaped_text(text, MAX_ESCAPED_BYTES) {
-        Some(offset) => Err(Reason::LongText { offset }),
-        None => Ok(text),
-    }
+    Ok(json::text(payload, MAX_ESCAPED_BYTES)?)
 }
 
 /// What was read so far, and where the reader is.

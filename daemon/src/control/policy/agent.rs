@@ -1,6 +1,7 @@
 //! The policy under the protocol: which bundle is to be enforced, and what is told of it.
 //!
-//! Without effects: a happening and the time go in, [`Effect`]s come out; [`keeper`](super) carries them out.
+//! Without effects: a happening and the time go in, [`Effect`]s come out; [`keeper`](super) carries them out. `force` decides what
+//! is in force, `told` says what is told of it.
 //!
 //! # Operation
 //!
@@ -18,6 +19,9 @@
 //! nowhere called enforced. A policy that another one hides, or that nobody can see because everything is open, is held:
 //! it is not tried, and not called confirmed, until it can be.
 
+mod force;
+mod told;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
@@ -26,23 +30,24 @@ use std::{
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use tidegate_values::Digest;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
+use self::told::event;
 use super::{
     Held,
     ages::{Ages, KeptAge, KeptRules},
     judge::{Judged, Origin, Task, Verdict},
-    report::{Bringer, BundleStatus, Content, Enforced, Provenance, Standing, TimeLeft},
+    report::Content,
     trust::Trust,
 };
 use crate::{
     config::{Config, PublicKey},
     control::{
         link::{MAX_POLICY_BYTES, Payload, Source},
-        protocol::{Applied, Document, Event, Memory, Now, Outcome, Protocol, Stamp, State, Step, View},
-        report::{statuses, versions},
+        protocol::{Event, Memory, Now, Protocol, Stamp, State, Step},
+        report::versions,
         store,
     },
     policy::Fragments,
@@ -301,58 +306,6 @@ impl Agent {
             .min()
     }
 
-    /// For `tidegate status`, and whoever asks the daemon.
-    #[must_use]
-    pub(super) fn status(&self) -> BundleStatus {
-        BundleStatus {
-            sources: statuses(&self.told.sources),
-            enforced: self.told.enforced.clone(),
-            open_until_ms: self.told.open_until_ms,
-            expired_rules: self.told.expired_rules.clone(),
-            keys: self.told.keys.clone(),
-            not_enforced: self.failed.as_ref().map(|failed| failed.reason.clone()),
-            memory: self.memory.clone(),
-        }
-    }
-
-    /// How what the kernel judges by stands.
-    #[must_use]
-    pub(super) fn standing(&self) -> Standing {
-        let BundleStatus { sources, enforced, open_until_ms, keys, not_enforced, .. } = self.status();
-        let in_force = |Enforced { source, version, digest, since_ms, .. }| {
-            let mut ours = sources.iter().filter(|status| status.source == source);
-            let latest = ours.find(|status| status.version == Some(version)).cloned();
-            let mut running = self.protocol.running().filter(|(_, document)| document.stamp.digest == digest);
-            let local = running.any(|(_, document)| document.body.local);
-            Provenance {
-                from: if local { Bringer::Stick } else { Bringer::Broker },
-                // Of what is neither tried nor proven nothing is left in force.
-                state: latest.as_ref().map_or(State::Confirmed, |status| status.state),
-                wished: sources.iter().find(|status| status.source == source).filter(|_| latest.is_none()).cloned(),
-                source,
-                version,
-                since_ms,
-                digest,
-            }
-        };
-        Standing { enforced: enforced.map(in_force), open_until_ms, not_enforced, keys }
-    }
-
-    /// What time rules of the policy in force have left: those of the given numbers and names that have a `ttl`.
-    #[must_use]
-    pub(super) fn time_left<'a>(
-        &self,
-        rules: impl Iterator<Item = (u32, &'a str)>,
-        now: &record::Stamp,
-    ) -> Vec<TimeLeft> {
-        let Some(wanted) = &self.in_kernel.wanted else { return Vec::new() };
-        let left = |(rule, name)| {
-            let left = self.ages.left(&wanted.source, name, up(now))?;
-            Some(TimeLeft { rule, left, expired: wanted.expired.contains(name) })
-        };
-        rules.filter_map(left).collect()
-    }
-
     /// The envelope that the kernel judges by.
     #[must_use]
     pub(super) fn enforced(&self) -> Option<Digest> {
@@ -546,65 +499,6 @@ impl Agent {
         kept.chain(running).chain(tried).chain(in_kernel).map(|stamp| stamp.digest).collect()
     }
 
-    fn enforced_now(&mut self, result: Result<Facts, Failure>, now: &record::Stamp, effects: &mut Vec<Effect>) {
-        let Some(UnderWay(wanted)) = self.under_way.take() else { return };
-        match result {
-            Ok(facts) => {
-                let again = self.failed.take().is_some();
-                let same = wanted.as_ref().map(|wanted| wanted.stamp)
-                    == self.in_kernel.wanted.as_ref().map(|wanted| wanted.stamp);
-                let since_ms = if same { self.in_kernel.since_ms } else { now.ts_ms };
-                if let Some(wanted) = &wanted {
-                    info!(source = %wanted.source, version = wanted.stamp.version, rules = facts.rules, "policy enforced");
-                    let mut changed = self.ages.note(&wanted.source, &facts.timed, up(now));
-                    if self.protocol.unproven().is_none() {
-                        changed |= self.ages.keep_only(&wanted.source, &facts.timed);
-                    }
-                    if changed {
-                        self.write_ages(true, now, effects);
-                    }
-                } else if !same {
-                    info!("no policy is enforced");
-                }
-                self.in_kernel = InKernel { wanted, facts, since_ms };
-                if again {
-                    self.tell(Event::Refit, now, effects);
-                }
-            }
-            Err(failure) => self.not_enforced(wanted, failure, now, effects),
-        }
-    }
-
-    fn not_enforced(
-        &mut self,
-        wanted: Option<Wanted>,
-        failure: Failure,
-        now: &record::Stamp,
-        effects: &mut Vec<Effect>,
-    ) {
-        let tried = self.protocol.trial().filter(|_| self.protocol.unproven().is_some()).map(|(source, _)| source);
-        let on_trial = wanted.as_ref().is_none_or(|wanted| tried == Some(&wanted.source)) && self.applying.is_some();
-        let (reason, bundle) = match failure {
-            Failure::Bundle(reason) => (reason, true),
-            Failure::Kernel(reason) => (reason, false),
-        };
-        error!(reason, "policy not enforced; what was enforced before still is");
-        match (self.applying.take(), &wanted) {
-            (Some(trial), _) if on_trial => {
-                let reason = format!("cannot be enforced: {reason}");
-                self.tell(Event::Applied(trial, Applied::Unfit(reason)), now, effects);
-            }
-            (applying, Some(wanted)) if bundle => {
-                self.applying = applying;
-                self.tell(Event::SetAside(wanted.source.clone(), reason), now, effects);
-            }
-            (applying, _) => {
-                self.applying = applying;
-                self.failed = Some(Failed { wanted, reason, again: up(now) + AGAIN_AFTER });
-            }
-        }
-    }
-
     fn vouch(&mut self, source: &Source, version: u64, now: &record::Stamp, effects: &mut Vec<Effect>) {
         let tried = self.protocol.trial().map(|(of, wish)| (of, wish.map(|wish| wish.stamp.version)));
         let answer = match self.protocol.unproven() {
@@ -702,215 +596,6 @@ impl Agent {
         self.look_at_clock = clock_matters.then(|| up(now) + LOOK_AT_CLOCK);
         self.tell_all(now, effects);
     }
-
-    /// Which documents' time is over.
-    fn expire(&mut self, now: &record::Stamp, effects: &mut Vec<Effect>) {
-        let over = |document: &Document<Held>| {
-            now.synced && document.body.not_after_ms.is_some_and(|not_after_ms| not_after_ms <= now.ts_ms)
-        };
-        let expired: BTreeMap<_, _> =
-            self.protocol.running().filter(|(_, it)| over(it)).map(|(of, it)| (of.clone(), it.stamp)).collect();
-        for (source, stamp) in expired.iter().filter(|(source, _)| !self.expired.contains(*source)) {
-            warn!(%source, version = stamp.version, "the policy's time is over; it is no longer enforced");
-            effects.push(event(&json!({ "what": "expired", "source": source, "version": stamp.version })));
-        }
-        self.expired = expired.into_keys().collect();
-    }
-
-    /// The document that decides.
-    fn effective(&self) -> Option<(&Source, &Document<Held>)> {
-        let running: BTreeMap<_, _> = self.protocol.running().collect();
-        let in_time = self.sources.iter().rev().filter(|source| !self.expired.contains(*source));
-        in_time.filter_map(|source| running.get_key_value(source)).map(|(of, it)| (*of, *it)).next()
-    }
-
-    fn wanted(&self, now: &record::Stamp) -> Option<Wanted> {
-        if self.opened.is_some() {
-            return None;
-        }
-        let (source, document) = self.effective()?;
-        Some(Wanted {
-            source: source.clone(),
-            stamp: document.stamp,
-            fragments_allow: self.settings.fragments_allow,
-            expired: self.ages.expired(source, up(now)),
-        })
-    }
-
-    /// What would not take effect is not tried.
-    fn hold(&mut self, now: &record::Stamp, effects: &mut Vec<Effect>) {
-        let held: BTreeMap<_, _> = if self.opened.is_some() {
-            let reason = "opened by hand: nothing is enforced until that ends".to_owned();
-            self.sources.iter().map(|source| (source.clone(), reason.clone())).collect()
-        } else if let Some((effective, _)) = self.effective() {
-            let hidden = self.sources.iter().take_while(|source| *source != effective);
-            let reason = format!("replaced by the policy of {effective}");
-            hidden.map(|source| (source.clone(), reason.clone())).collect()
-        } else {
-            BTreeMap::new()
-        };
-        let before = std::mem::replace(&mut self.held, held);
-        for source in self.sources.clone() {
-            let reason = self.held.get(&source).cloned();
-            if before.get(&source) != reason.as_ref() {
-                self.tell(Event::Held(source, reason), now, effects);
-            }
-        }
-        // What is on trial is not in force then, and proves nothing.
-        let tried = self.protocol.trial().map(|(source, _)| source.clone());
-        if let (Some(trial), Some(reason)) =
-            (self.protocol.unproven(), tried.and_then(|source| self.held.get(&source).cloned()))
-        {
-            self.applying = None;
-            self.tell(Event::Applied(trial, Applied::Unfit(reason)), now, effects);
-        }
-    }
-
-    /// Compares what is wanted with what is in the kernel; returns whether that told the protocol something.
-    fn reconcile(&mut self, now: &record::Stamp, effects: &mut Vec<Effect>) -> bool {
-        if self.under_way.is_some() {
-            return false;
-        }
-        let wanted = self.wanted(now);
-        if wanted == self.in_kernel.wanted {
-            self.failed = None;
-            let Some(trial) = self.applying.take() else { return false };
-            self.tell(Event::Applied(trial, Applied::Whole), now, effects);
-            return true;
-        }
-        let barred = self.failed.as_ref().is_some_and(|failed| failed.wanted == wanted && up(now) < failed.again);
-        if !barred {
-            self.under_way = Some(UnderWay(wanted.clone()));
-            effects.push(Effect::Enforce(wanted));
-        }
-        false
-    }
-
-    fn write_ages(&mut self, changed: bool, now: &record::Stamp, effects: &mut Vec<Effect>) {
-        if let Some(age) = self.ages.due(changed, now) {
-            let rules = changed.then(|| store::encode(self.ages.rules()));
-            effects.push(Effect::KeepAges(store::encode(&age), rules));
-        }
-    }
-
-    fn tell_all(&mut self, now: &record::Stamp, effects: &mut Vec<Effect>) {
-        let sources =
-            self.sources.clone().into_iter().map(|source| (source.clone(), self.view(&source, now))).collect();
-        let enforced = self.in_kernel.wanted.as_ref();
-        let expired_rules = enforced.map(|wanted| Arc::clone(&wanted.expired)).unwrap_or_default();
-        for rule in expired_rules.difference(&self.expired_rules).take(super::report::MAX_NAMES) {
-            info!(%rule, "the rule's time is over");
-            effects.push(event(&json!({ "what": "rule-expired", "rule": rule })));
-        }
-        let content = Content {
-            sources,
-            enforced: enforced.map(|wanted| Enforced {
-                source: wanted.source.clone(),
-                version: wanted.stamp.version,
-                digest: wanted.stamp.digest,
-                rules: self.in_kernel.facts.rules,
-                prefixes: self.in_kernel.facts.prefixes,
-                bytes: self.in_kernel.facts.table_bytes,
-                since_ms: self.in_kernel.since_ms,
-            }),
-            open_until_ms: self.opened.map(|opened| opened.until_ms),
-            expired_rules: expired_rules.iter().take(super::report::MAX_NAMES).map(ToString::to_string).collect(),
-            keys: self.trust.ids(&self.configured).into_iter().collect(),
-        };
-        self.expired_rules = expired_rules;
-        if content != self.told {
-            effects.push(Effect::Report(content.report(now)));
-            self.told = content;
-        }
-    }
-
-    /// What there is to say of a source. What is not in the kernel is not called applied or confirmed.
-    fn view(&mut self, source: &Source, now: &record::Stamp) -> View {
-        let view = self.protocol.view(source);
-        let decided = matches!(view.state, State::Applied | State::Confirmed);
-        let runs = self.protocol.running().find(|(of, _)| *of == source).map(|(_, document)| document.stamp);
-        let otherwise = match runs {
-            Some(stamp) if decided => self.otherwise(source, stamp),
-            _ => None,
-        };
-        let Some((state, reason)) = otherwise else {
-            self.said.remove(source);
-            return view;
-        };
-        let said = self.said.entry(source.clone()).or_insert((state, now.ts_ms));
-        if said.0 != state {
-            *said = (state, now.ts_ms);
-        }
-        View { state, reason: Some(reason), since_ms: said.1, ..view }
-    }
-
-    /// Why a document that is to run is not in force, if it is not.
-    fn otherwise(&self, source: &Source, stamp: Stamp) -> Option<(State, String)> {
-        if self.expired.contains(source) {
-            return Some((State::Expired, "its not_after is over".to_owned()));
-        }
-        if let Some(reason) = self.held.get(source) {
-            return Some((State::Pending, reason.clone()));
-        }
-        let enforced = self.in_kernel.wanted.as_ref().is_some_and(|wanted| wanted.stamp == stamp);
-        match &self.failed {
-            _ if enforced => None,
-            Some(failed) => Some((State::Refused, format!("not enforced: {}", failed.reason))),
-            None => Some((State::Pending, "it is being enforced".to_owned())),
-        }
-    }
-
-    fn record(&mut self, source: &Source, outcome: &Outcome, now: &record::Stamp, effects: &mut Vec<Effect>) {
-        let about = |what: &str, stamp: &Option<Stamp>| {
-            json!({
-                "what": what, "source": source, "version": stamp.map(|stamp| stamp.version),
-                "digest": stamp.map(|stamp| stamp.digest.to_string()),
-            })
-        };
-        let version = |stamp: &Option<Stamp>| stamp.map(|stamp| stamp.version);
-        let with = |mut data: Value, more: &[(&str, Value)]| {
-            for (name, value) in more {
-                data[*name] = value.clone();
-            }
-            data
-        };
-        let data = match outcome {
-            Outcome::Confirmed(None) => {
-                info!(%source, "policy withdrawn");
-                json!({ "what": "withdrawn", "source": source })
-            }
-            Outcome::Confirmed(stamp) => {
-                info!(%source, version = version(stamp), "policy confirmed");
-                let timed = self.in_kernel.facts.timed.clone();
-                if self.in_kernel.wanted.as_ref().is_some_and(|wanted| wanted.source == *source)
-                    && self.ages.keep_only(source, &timed)
-                {
-                    self.write_ages(true, now, effects);
-                }
-                about("confirmed", stamp)
-            }
-            Outcome::RolledBack(stamp, reason, attempts) => {
-                warn!(%source, version = version(stamp), reason, attempts, "policy rolled back");
-                with(about("rolled-back", stamp), &[("reason", json!(reason)), ("attempts", json!(attempts))])
-            }
-            Outcome::Refused(stamp, reason) => {
-                if self.refusals.get(source).is_some_and(|last| up(now) < *last + REFUSALS_APART) {
-                    return;
-                }
-                self.refusals.insert(source.clone(), up(now));
-                warn!(%source, version = version(stamp), reason, "policy refused");
-                with(about("refused", stamp), &[("reason", json!(reason))])
-            }
-            Outcome::SetAside(stamp, reason) => {
-                error!(%source, version = version(stamp), reason, "policy set aside");
-                if stamp.is_none() {
-                    return;
-                }
-                with(about("set-aside", stamp), &[("reason", json!(reason))])
-            }
-        };
-        effects.push(event(&data));
-    }
 }
 
 const fn up(now: &record::Stamp) -> Duration {
@@ -919,10 +604,6 @@ const fn up(now: &record::Stamp) -> Duration {
 
 const fn moment(now: &record::Stamp) -> Now {
     Now { up: up(now), ts_ms: now.ts_ms }
-}
-
-fn event(data: &Value) -> Effect {
-    Effect::Record(Record::event("policy", data))
 }
 
 #[cfg(test)]
