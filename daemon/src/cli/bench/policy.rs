@@ -2,12 +2,13 @@
 //! same addresses.
 //!
 //! Everything that stands between a message and the first packet that is judged anew is done as the daemon does it, but for
-//! what it waits for: its turn, and the disk that remembers the attempt. No interface is attached, and the references run in
+//! what it waits for: its turn, and the disk, which has to have the envelope and the attempt before. No interface is attached, and the references run in
 //! a network namespace of their own, so that the machine's traffic meets none of it.
 
 use std::{
     fmt::Write as _,
     fs,
+    hint::black_box,
     io::Write as _,
     path::Path,
     process::{Command, ExitCode, Stdio},
@@ -16,6 +17,7 @@ use std::{
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use serde_json::{Value, json};
+use tidegate_values::Digest;
 use tokio::{runtime, time::sleep};
 
 use crate::{
@@ -173,6 +175,7 @@ struct Split {
 
 async fn enforce(kernel: &Kernel, envelope: &[u8], keys: &Keyring) -> Result<Split, String> {
     let began = Instant::now();
+    let _known_by = black_box(Digest::of(envelope));
     let opened = envelope::open(envelope, keys, None).map_err(|refused| refused.to_string())?;
     let verified = Instant::now();
     let bundle = read(opened.payload()).map_err(|refused| refused.to_string())?;
