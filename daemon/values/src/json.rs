@@ -44,16 +44,20 @@ fn long_escaped_text(json: &str, limit_bytes: usize) -> Option<usize> {
     let mut rest = json.bytes().enumerate();
     while let Some((begin, _quote)) = rest.find(|(_, byte)| *byte == b'"') {
         let mut escaped = false;
-        loop {
-            match rest.next()? {
-                (_, b'\\') => {
+        // One without an end goes up to the end of all: what stands before an escape is built by then.
+        let end = loop {
+            match rest.next() {
+                Some((_, b'\\')) => {
                     escaped = true;
-                    rest.next()?;
+                    let _what_is_escaped = rest.next();
                 }
-                (end, b'"') if escaped && end - begin - 1 > limit_bytes => return Some(begin),
-                (_, b'"') => break,
-                _ => {}
+                Some((end, b'"')) => break end,
+                None => break json.len(),
+                Some(_) => {}
             }
+        };
+        if escaped && end - begin - 1 > limit_bytes {
+            return Some(begin);
         }
     }
     None
@@ -74,6 +78,10 @@ mod tests {
             with(&format!(r#"["a","{long}\n"]"#)).unwrap_err(),
             "too much text: over 16 bytes with escapes at offset 5"
         );
+        for endless in [format!("\"{long}\\n"), format!("\"\\n{long}"), format!("\"{long}\\")] {
+            let said = with(&endless).unwrap_err();
+            assert_eq!(said, "too much text: over 16 bytes with escapes at offset 0", "{endless}");
+        }
         assert_eq!(text(b"ab\xff", 16), Err(NoText::NotUtf8 { offset: 2 }));
     }
 }
