@@ -384,6 +384,22 @@ fn a_rule_ends_with_its_ttl_also_across_a_restart_and_a_jump_of_the_clock() {
 }
 
 #[test]
+fn a_rule_that_was_withdrawn_with_its_policy_counts_anew() {
+    let mut bench = Bench::new();
+    let mut timed = bundle(1);
+    timed["rules"][0]["ttl"] = json!("2m");
+    bench.confirm(Source::Device, &timed);
+    bench.happens(Input::Desired(Source::Device, Payload::Empty));
+    bench.wait(300);
+    assert_eq!(bench.report["enforced"], Value::Null);
+    timed["version"] = json!(2);
+    bench.confirm(Source::Device, &timed);
+    assert_eq!((bench.device().0, &bench.report["expired_rules"]), ("confirmed", &Value::Null));
+    bench.wait(120);
+    assert_eq!(bench.report["expired_rules"], json!(["block"]));
+}
+
+#[test]
 fn a_key_comes_with_a_confirmed_bundle_and_another_one_goes() {
     let mut bench = Bench::new();
     let (old, new) = (signer(1).key, signer(2).key);

@@ -161,6 +161,10 @@ impl Agent {
         let data = match outcome {
             Outcome::Confirmed(None) => {
                 info!(%source, "policy withdrawn");
+                // As rules that a later version lacks: one of the same name is another rule.
+                if self.ages.keep_only(source, &[]) {
+                    self.write_ages(true, now, effects);
+                }
                 json!({ "what": "withdrawn", "source": source })
             }
             Outcome::Confirmed(stamp) => {
