@@ -4,6 +4,8 @@
 //! ports in the same way, and what is left then depends on the interface alone. Equal decisions are one, so that they
 //! can be told apart by their words.
 
+use std::collections::HashMap;
+
 use tidegate_abi::policy::decision;
 
 use super::{
@@ -14,7 +16,10 @@ use super::{
     subject::Subject,
     sweep::Part,
 };
-use crate::bundle::{Conditions, Ports};
+use crate::bundle::{Conditions, MAX_CANDIDATES, Ports};
+
+// Candidates are told apart by the bits of a word.
+const _: () = assert!(MAX_CANDIDATES <= u64::BITS as usize);
 
 /// A decision that is not known yet.
 const UNKNOWN: u32 = u32::MAX;
@@ -106,11 +111,20 @@ impl<'a> Decisions<'a> {
         starts.retain(|start| u16::try_from(*start).is_ok());
         let ends = starts[1..].iter().map(|start| start - 1).chain([u32::from(u16::MAX)]);
         let mut segments = Segments { unknown, greatest: Vec::new(), decisions: Vec::new() };
-        let mut left = Vec::with_capacity(candidates.len());
+        // By which candidates are left, as bits: far fewer than there are segments, where ranges are many.
+        let mut known: HashMap<u64, u32> = HashMap::new();
         for (start, end) in starts.iter().zip(ends) {
-            left.clear();
-            left.extend(candidates.iter().filter(|candidate| field.holds(candidate, *start as u16)));
-            segments.push(end, self.behind(field, &left, unknown, space)?);
+            let holds = |candidate| field.holds(candidate, *start as u16);
+            let bits = candidates.iter().enumerate().fold(0, |bits, (place, it)| bits | u64::from(holds(it)) << place);
+            let decision = if let Some(decision) = known.get(&bits) {
+                *decision
+            } else {
+                let left: Vec<_> = candidates.iter().filter(|candidate| holds(candidate)).copied().collect();
+                let decision = self.behind(field, &left, unknown, space)?;
+                known.insert(bits, decision);
+                decision
+            };
+            segments.push(end, decision);
         }
         if segments.decisions == [unknown] {
             return Ok(unknown);

@@ -135,3 +135,19 @@ fn lists_that_grow_beyond_all_bounds_end_early() {
     let Err(CompileError::TooLarge { bytes }) = compile(&bundle, &FRESH) else { panic!("it fits") };
     assert!(bytes > LARGE_BLOCKS as usize * 64 && bytes < 10 << 20, "{bytes}");
 }
+
+/// One segment after the other, this takes a minute without optimisation.
+#[test]
+fn peer_ports_are_gone_through_once_for_all_ports_that_leave_the_same_rules() {
+    let ports =
+        |rule: u16| -> Vec<_> { (0..1_024).map(|n| n * 60 + rule).map(|n| Ports { first: n, last: n }).collect() };
+    let all = [prefix("0.0.0.0/0")];
+    let bundle = rules(59, &all, |number, rule| {
+        let ports = ports(u16::try_from(number).unwrap());
+        rule.protocol = Some(6);
+        rule.conditions = Conditions { ports: ports.clone(), peer_ports: ports, ..Conditions::default() };
+    });
+    let tables = compile(&bundle, &FRESH).unwrap();
+    // 59 trees by peer port of 2,048 words or so each, and one of 60,416 by port.
+    assert!((15_000..40_000).contains(&tables.blocks.len()), "{}", tables.blocks.len());
+}
