@@ -8,7 +8,10 @@
 
 use tidegate_abi::policy::decision;
 
-use super::index::{Index, hash};
+use super::{
+    CompileError, MAX_LINKS,
+    index::{Index, hash},
+};
 
 /// A decision word where no condition is left to look at, [`OPEN`] with the number of a link where one is.
 pub(super) type Chain = u32;
@@ -34,7 +37,7 @@ impl Chains {
     }
 
     /// The chain with one more rule with conditions in front.
-    pub(super) fn prepend(&mut self, rule: u32, next: Chain) -> Chain {
+    pub(super) fn prepend(&mut self, rule: u32, next: Chain) -> Result<Chain, CompileError> {
         let links = &self.links;
         let hash_of = |link: Link| hash(&[link.rule, link.next]);
         let link = Link { rule, next };
@@ -43,11 +46,15 @@ impl Chains {
             |number| links[number as usize] == link,
             |number| hash_of(links[number as usize]),
         );
-        let number = found.unwrap_or_else(|| {
+        let number = if let Some(number) = found {
+            number
+        } else if self.links.len() < MAX_LINKS {
             self.links.push(link);
             self.links.len() as u32 - 1
-        });
-        OPEN << decision::KIND_SHIFT | number
+        } else {
+            return Err(CompileError::Meetings);
+        };
+        Ok(OPEN << decision::KIND_SHIFT | number)
     }
 }
 

@@ -29,13 +29,14 @@ impl<'a> Classes<'a> {
     }
 
     /// Puts a rule in front of the chains of a row that it has a part in.
-    pub(super) fn prepend(&mut self, part: Part, row: &mut [Chain]) {
+    pub(super) fn prepend(&mut self, part: Part, row: &mut [Chain]) -> Result<(), CompileError> {
         let mut columns = part.columns;
         while columns != 0 {
             let chain = &mut row[columns.trailing_zeros() as usize];
-            *chain = if part.is_open { self.chains.prepend(part.rule, *chain) } else { decided(part.rule) };
+            *chain = if part.is_open { self.chains.prepend(part.rule, *chain)? } else { decided(part.rule) };
             columns &= columns - 1;
         }
+        Ok(())
     }
 
     /// The address word for a row of chains, which were made of these candidates.

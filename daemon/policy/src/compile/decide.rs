@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use tidegate_abi::policy::decision;
 
 use super::{
-    CompileError,
+    CompileError, MAX_STEPS,
     candidates::{Chain, decided, first},
     index::{Index, hash},
     space::Space,
@@ -27,6 +27,8 @@ const UNKNOWN: u32 = u32::MAX;
 pub(super) struct Decisions<'a> {
     /// By link of the chains.
     known: Vec<u32>,
+    /// Of [`MAX_STEPS`], those that are left.
+    steps: u64,
     lists: Lists,
     subject: &'a Subject<'a>,
 }
@@ -50,7 +52,7 @@ enum Field {
 
 impl<'a> Decisions<'a> {
     pub(super) fn new(subject: &'a Subject<'a>) -> Self {
-        Self { known: Vec::new(), lists: Lists::new(), subject }
+        Self { known: Vec::new(), steps: MAX_STEPS, lists: Lists::new(), subject }
     }
 
     /// The decision that a chain comes to, which stands in a column of a row and was made of these candidates. What the
@@ -109,6 +111,8 @@ impl<'a> Decisions<'a> {
         starts.sort_unstable();
         starts.dedup();
         starts.retain(|start| u16::try_from(*start).is_ok());
+        let steps = (starts.len() * candidates.len()) as u64;
+        self.steps = self.steps.checked_sub(steps).ok_or(CompileError::Steps)?;
         let ends = starts[1..].iter().map(|start| start - 1).chain([u32::from(u16::MAX)]);
         let mut segments = Segments { unknown, greatest: Vec::new(), decisions: Vec::new() };
         // By which candidates are left, as bits: far fewer than there are segments, where ranges are many.

@@ -97,7 +97,7 @@ impl<A: Address, Out: Intake<A>> Visit<A> for Nest<'_, '_, Out> {
         let start = self.chains.len();
         self.chains.extend_from_within(start - self.row..);
         for entry in prefix.iter().rev() {
-            self.classes.prepend(entry.part, &mut self.chains[start..]);
+            self.classes.prepend(entry.part, &mut self.chains[start..])?;
         }
         self.levels.push(Level { from, word: None });
         Ok(())

@@ -23,7 +23,8 @@
 //!
 //! What is equal is one: chains, decisions, classes. So a decision that many addresses share is made once. Work and memory
 //! grow with the prefixes and with what is written, not with pairs of addresses and rules; nothing is written beyond the most
-//! that a policy may take.
+//! that a policy may take. What grows otherwise, since different chains may come to one decision, is bounded by itself
+//! ([`MAX_LINKS`], [`MAX_STEPS`]).
 //!
 //! The meaning is `policy::evaluate`'s, which tests hold against [`walk`](super::tables::walk) through these tables.
 
@@ -55,6 +56,12 @@ use super::{
     bundle::{self, MAX_CANDIDATES},
     tables::{Tables, words},
 };
+
+/// Links of chains at most: as many as decisions could stand in the largest tables, where each takes 16 bytes or more. Those
+/// that come to the same decision take no room there, but here.
+const MAX_LINKS: usize = 1 << 19;
+/// How often it is looked at most whether a rule holds for a segment of ports: a third of a second's work.
+const MAX_STEPS: u64 = 1 << 24;
 
 /// What goes into the tables beside the bundle.
 #[derive(Clone, Copy)]
@@ -100,6 +107,15 @@ pub enum CompileError {
         /// How many.
         found: usize,
     },
+    /// More than [`MAX_LINKS`].
+    #[error(
+        "rules with ports, ICMP types or interfaces meet others on nested prefixes in over {MAX_LINKS} ways: use fewer of \
+         them, or fewer protocols"
+    )]
+    Meetings,
+    /// More than [`MAX_STEPS`].
+    #[error("its lists of ports take over {MAX_STEPS} steps to compile: use ranges, or fewer rules on nested prefixes")]
+    Steps,
     /// Too large.
     #[error(
         "its tables take {bytes} bytes or more, at most {} are accepted: use fewer rules, port ranges or protocols",

@@ -136,6 +136,51 @@ fn lists_that_grow_beyond_all_bounds_end_early() {
     assert!(bytes > LARGE_BLOCKS as usize * 64 && bytes < 10 << 20, "{bytes}");
 }
 
+/// A rule for each /24, and inside of each, in both of its halves, another one that hides it: whatever the rule outside is,
+/// the same is decided.
+fn hidden(count: u32, conditions: &Conditions, protocol: Option<u8>, mut bundle: Bundle) -> Bundle {
+    let within = |number: u32, at: u32, length| {
+        Prefix::new(Ipv4Addr::from_bits(0x0A00_0000 + number * 256 + at).into(), length).unwrap()
+    };
+    for number in 0..count {
+        let outer = [within(number, 0, 24)];
+        let rule = NewRule { protocol, conditions: conditions.clone(), ..drop_all("", &outer) };
+        bundle.push(NewRule { name: &format!("outer-{number}"), ..rule });
+    }
+    let halves: Vec<_> = (0..count).flat_map(|number| [within(number, 0, 25), within(number, 128, 25)]).collect();
+    bundle.push(NewRule { protocol, conditions: conditions.clone(), ..drop_all("inner", &halves) });
+    bundle
+}
+
+#[test]
+fn rules_that_meet_in_too_many_ways_are_refused_though_little_comes_of_it() {
+    let all = [prefix("0.0.0.0/0")];
+    let base = |protocols: usize| {
+        rules(2 * protocols, &all, |number, rule| {
+            rule.protocol = Some(u8::try_from(number / 2).unwrap());
+            rule.directions = if number % 2 == 0 { Directions::Ingress } else { Directions::Egress };
+        })
+    };
+    let conditions = Conditions { interfaces: ["eth0".to_owned()].into(), ..Conditions::default() };
+    let few = compile(&hidden(20_000, &conditions, None, base(2)), &FRESH).unwrap();
+    assert_eq!(few.size(), Size::Small);
+    let refused = compile(&hidden(20_000, &conditions, None, base(15)), &FRESH);
+    assert_eq!(refused, Err(CompileError::Meetings));
+}
+
+#[test]
+fn lists_of_ports_that_take_long_are_refused_though_little_comes_of_it() {
+    let (all, every) = ([prefix("0.0.0.0/0")], Ports { first: 0, last: u16::MAX });
+    let base = rules(59, &all, |number, rule| {
+        let ports = (0..1_024).map(|n| n * 60 + u16::try_from(number).unwrap());
+        rule.protocol = Some(6);
+        rule.conditions.ports = ports.map(|port| Ports { first: port, last: port }).collect();
+    });
+    let conditions = Conditions { ports: vec![every], ..Conditions::default() };
+    assert!(compile(&hidden(3, &conditions, Some(6), base.clone()), &FRESH).is_ok());
+    assert_eq!(compile(&hidden(100, &conditions, Some(6), base), &FRESH), Err(CompileError::Steps));
+}
+
 /// One segment after the other, this takes a minute without optimisation.
 #[test]
 fn peer_ports_are_gone_through_once_for_all_ports_that_leave_the_same_rules() {
