@@ -137,7 +137,7 @@ impl Guard {
         self.is_blocked(daemon);
         screen.say(format_args!("the policy before it is in force: of {ATTEMPTS} more datagrams none arrives"));
         others_talk(traffic, talked, screen);
-        // What was undone would be tried again; a higher version ends that.
+        // What was undone stays so until somebody asks for it; a higher version takes its place.
         self.publish(daemon, &blocking(3));
         let _report = reported(subscriber, 3, "confirmed");
         screen.say("the operator publishes the mended policy, version 3: it is confirmed");
