@@ -29,6 +29,8 @@ const ICMP_TYPES: [u8; 8] = [0, 3, 8, 128, 132, 133, 137, 255];
 const INTERFACES: [&[&str]; 6] = [&["lan0"], &["lan*"], &["lan1", "wan*"], &["*"], &["lan1"], &["[a-m]an?", "x"]];
 /// What one prefix may have at most.
 const CANDIDATES: usize = 64;
+/// Between which neighbours alternate.
+const RULES_OF_DEEPEST: usize = 8;
 
 /// A bundle, and what packets shall be about so that they meet its rules.
 pub(super) fn bundle(rng: &mut Rng) -> (Bundle, Aim) {
@@ -46,6 +48,21 @@ pub(super) fn bundle(rng: &mut Rng) -> (Bundle, Aim) {
         prefixes.extend(own);
     }
     let aim = aim(rng, &prefixes);
+    (bundle, aim)
+}
+
+/// As many prefixes as there may be, no two neighbours of one rule: trees have all levels.
+pub(super) fn deepest(rng: &mut Rng) -> (Bundle, Aim) {
+    let mut bundle = Bundle::new(1, Scope::Gateway("gw-7".into()), DefaultAction::Drop);
+    let v4 = |n: u32| Prefix::new(Ipv4Addr::from_bits(0x0800_0000 + n).into(), 32).unwrap();
+    let v6 = |n: u32| Ipv6Addr::from_bits((0x2001_0DB8_86DD_0000 + u128::from(2 * n)) << 64 | 7);
+    let all: Vec<_> = (0..40_000).map(v4).chain((0..25_000).map(|n| Prefix::new(v6(n).into(), 128).unwrap())).collect();
+    for number in 0..RULES_OF_DEEPEST {
+        let own = all.iter().skip(number).step_by(RULES_OF_DEEPEST).copied().collect();
+        push(rng, &mut bundle, &format!("r{number}"), own);
+    }
+    let some: Vec<_> = (0..200).map(|_| *pick(rng, &all)).collect();
+    let aim = aim(rng, &some);
     (bundle, aim)
 }
 

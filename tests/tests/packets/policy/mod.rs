@@ -17,7 +17,7 @@ use tidegate::policy::{
 };
 use tidegate_abi::{
     FlowValue, MAX_SAMPLE_RATE, Settings, Slot, class, direction,
-    policy::{Block, Dropped, INTERFACES, Rule},
+    policy::{Block, Dropped, INTERFACES, MAX_DEPTH, Rule, Tree},
     verdict,
 };
 use tidegate_tests::{
@@ -30,7 +30,7 @@ use tidegate_values::Patterns;
 use self::rate::Rate;
 use crate::{
     ALL, ETHERNET, Hook, IP, TC_ACT_UNSPEC,
-    generate::{self, pick},
+    generate::{self, Aim, pick},
     reference::{self, Flow, Link},
 };
 
@@ -54,25 +54,49 @@ const SLOT: u32 = 201;
 #[test]
 fn the_programs_judge_random_packets_as_the_bundle_says() {
     requires!(need::root(), need::program("ip"));
-    let (here, there) = (Netns::new("here"), Netns::new("there"));
-    here.join(INTERFACE, &there, "lan1");
-    let ifindex = here.ifindex(INTERFACE);
     let bundles = if need::long() { BUNDLES * 20 } else { BUNDLES };
-    let seen = here.enter(|| {
-        let mut probes = Probes::load();
-        probes.cache(ifindex, Slot { ifindex, slot: SLOT });
-        let mut seen = Seen::default();
+    let seen = on_an_interface(|probes, ifindex, seen| {
         for seed in SEEDS {
             let mut rng = Rng::with_seed(seed);
             for number in 0..bundles {
                 let name = format!("bundle {number} of seed {seed}");
-                run_bundle(&mut probes, ifindex, &mut rng, &name, &mut seen);
+                let bundle = bundles::bundle(&mut rng);
+                run_bundle(probes, ifindex, &mut rng, &bundle, &name, seen);
             }
         }
-        seen
     });
     println!("{seen:?}");
     seen.assert_enough();
+}
+
+/// The bundles above make trees of two levels or three.
+#[test]
+fn the_programs_find_their_way_through_the_deepest_trees() {
+    requires!(need::root(), need::program("ip"));
+    let seen = on_an_interface(|probes, ifindex, seen| {
+        for seed in SEEDS {
+            let mut rng = Rng::with_seed(seed);
+            let bundle = bundles::deepest(&mut rng);
+            let depths = run_bundle(probes, ifindex, &mut rng, &bundle, &format!("deepest of seed {seed}"), seen);
+            assert_eq!(depths, Some([MAX_DEPTH; 2]), "seed {seed}");
+        }
+    });
+    println!("{seen:?}");
+    assert!(seen.dropped + seen.allowed + seen.sampled + seen.within_rate + seen.over_rate >= 100, "{seen:?}");
+}
+
+/// What is seen where packets are on an interface that policies are for.
+fn on_an_interface(run: impl FnOnce(&mut Probes, u32, &mut Seen) + Send) -> Seen {
+    let (here, there) = (Netns::new("here"), Netns::new("there"));
+    here.join(INTERFACE, &there, "lan1");
+    let ifindex = here.ifindex(INTERFACE);
+    here.enter(|| {
+        let mut probes = Probes::load();
+        probes.cache(ifindex, Slot { ifindex, slot: SLOT });
+        let mut seen = Seen::default();
+        run(&mut probes, ifindex, &mut seen);
+        seen
+    })
 }
 
 /// How often what happened: a generator that no longer makes something would prove nothing about it.
@@ -138,14 +162,21 @@ struct Enforced<'a> {
     samples_all: bool,
 }
 
-fn run_bundle(probes: &mut Probes, ifindex: u32, rng: &mut Rng, name: &str, seen: &mut Seen) {
-    let (bundle, aim) = bundles::bundle(rng);
+/// How deep its trees are, by IPv4 and IPv6; `None` where it cannot be compiled.
+fn run_bundle(
+    probes: &mut Probes,
+    ifindex: u32,
+    rng: &mut Rng,
+    (bundle, aim): &(Bundle, Aim),
+    name: &str,
+    seen: &mut Seen,
+) -> Option<[u32; 2]> {
     let fragments = if rng.bool() { Fragments::Allow } else { Fragments::Drop };
     let number = rng.u32(1..);
     let options = Options { number, fragments_allow: fragments == Fragments::Allow, expired: &|_| false };
-    let tables = match compile(&bundle, &options) {
+    let tables = match compile(bundle, &options) {
         Ok(tables) => tables,
-        Err(CompileError::Candidates { .. }) => return,
+        Err(CompileError::Candidates { .. }) => return None,
         Err(error) => panic!("{name}: {error}"),
     };
     let size = if tables.size() == TablesSize::Large || rng.u8(..4) == 0 { Size::Large } else { Size::Small };
@@ -154,19 +185,21 @@ fn run_bundle(probes: &mut Probes, ifindex: u32, rng: &mut Rng, name: &str, seen
     let samples_all = rng.bool();
     probes.set(if samples_all { ALL } else { RARELY });
     let rules = (0..generation.header().rule_count).map(|number| generation.rule(number)).collect();
-    let mut enforced = Enforced { bundle: &bundle, fragments, generation, rules, drops: Vec::new(), samples_all };
+    let mut enforced = Enforced { bundle, fragments, generation, rules, drops: Vec::new(), samples_all };
     for number in 0..PACKETS {
         let name = format!("packet {number} under {name}");
         if rng.bool() {
-            let packet = generate::frame(rng, &aim);
+            let packet = generate::frame(rng, aim);
             enforced.compare(probes, ifindex, rng, pick_hook(number, &ETHERNET), &packet, Link::Ethernet, &name, seen);
         } else {
-            let (packet, ether_type) = generate::headerless(rng, &aim);
+            let (packet, ether_type) = generate::headerless(rng, aim);
             let link = Link::Ip(ether_type);
             enforced.compare(probes, ifindex, rng, pick_hook(number, &IP), &packet, link, &name, seen);
         }
     }
     enforced.compare_rest(probes, name, seen);
+    let header = tables.header();
+    Some([header.v4, header.v6].map(|tree| Tree::unpack(tree).depth))
 }
 
 fn pick_hook(number: usize, hooks: &[Hook; 3]) -> &Hook {
