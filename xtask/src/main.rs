@@ -59,7 +59,7 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Change the policy compiler, one comparison at a time, and show that its tests notice
     ///
-    /// The changes are made in a copy below target/mutants; each takes a build of the daemon's library.
+    /// The changes are made in a copy below target/mutants; each takes a build of the policy crate.
     Mutants,
     /// Measure what tidegate costs, beside what others cost in the same run
     ///

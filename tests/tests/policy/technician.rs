@@ -33,7 +33,7 @@ fn a_policy_from_a_stick_is_judged_as_ever_and_vouched_for_where_there_is_no_lin
     let again = gateway.command(&["apply", &stick(1)]);
     assert!(again.status.success(), "it is the same: {}", text(&again));
 
-    // Unsigned, and by nobody's key: refused, with the reason, and reported nowhere.
+    // For another gateway: refused, with the reason.
     let file = folder.join("other.json");
     fs::write(&file, block_right(9).gateway("gw-8").signed_by(&gateway.key)).unwrap();
     let refused = gateway.command(&["apply", file.to_str().unwrap()]);
