@@ -164,6 +164,14 @@ impl Agent {
         false
     }
 
+    /// Nothing of the source is in force any more. What had its time there has it anew when it comes again, as a rule has that a
+    /// version in between lacks.
+    pub(super) fn forget_ages(&mut self, source: &Source, now: &record::Stamp, effects: &mut Vec<Effect>) {
+        if self.ages.keep_only(source, &[]) {
+            self.write_ages(true, now, effects);
+        }
+    }
+
     pub(super) fn write_ages(&mut self, changed: bool, now: &record::Stamp, effects: &mut Vec<Effect>) {
         if let Some(age) = self.ages.due(changed, now) {
             let rules = changed.then(|| store::encode(self.ages.rules()));

@@ -400,6 +400,22 @@ fn a_rule_that_was_withdrawn_with_its_policy_counts_anew() {
 }
 
 #[test]
+fn a_rule_of_a_first_policy_that_was_rolled_back_counts_anew() {
+    let mut bench = Bench::new();
+    let mut timed = bundle(1);
+    timed["rules"][0]["ttl"] = json!("2m");
+    bench.round_trips = false;
+    bench.publish(Source::Device, signed(&timed));
+    bench.wait(31);
+    assert_eq!(bench.device().0, "rolled-back");
+    bench.wait(300);
+    bench.round_trips = true;
+    bench.happens(Input::Retry);
+    bench.wait(5);
+    assert_eq!((bench.device().0, &bench.report["expired_rules"]), ("confirmed", &Value::Null));
+}
+
+#[test]
 fn a_key_comes_with_a_confirmed_bundle_and_another_one_goes() {
     let mut bench = Bench::new();
     let (old, new) = (signer(1).key, signer(2).key);

@@ -161,10 +161,7 @@ impl Agent {
         let data = match outcome {
             Outcome::Confirmed(None) => {
                 info!(%source, "policy withdrawn");
-                // As rules that a later version lacks: one of the same name is another rule.
-                if self.ages.keep_only(source, &[]) {
-                    self.write_ages(true, now, effects);
-                }
+                self.forget_ages(source, now, effects);
                 json!({ "what": "withdrawn", "source": source })
             }
             Outcome::Confirmed(stamp) => {
@@ -179,6 +176,9 @@ impl Agent {
             }
             Outcome::RolledBack(stamp, reason, attempts) => {
                 warn!(%source, version = version(stamp), reason, attempts, "policy rolled back");
+                if self.protocol.settled(source).is_none() {
+                    self.forget_ages(source, now, effects);
+                }
                 with(about("rolled-back", stamp), &[("reason", json!(reason)), ("attempts", json!(attempts))])
             }
             Outcome::Refused(stamp, reason) => {
