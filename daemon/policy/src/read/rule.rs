@@ -244,7 +244,9 @@ fn is_name(text: &str) -> bool {
 /// What is shown in terminals, logs and events: nothing in it moves a cursor, breaks a line or turns the direction of text.
 fn is_reason(text: &str) -> bool {
     let obeyed = |c: char| {
-        c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        let turns =
+            matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
     };
     text.len() <= MAX_REASON_BYTES && !text.contains(obeyed)
 }

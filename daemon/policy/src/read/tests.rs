@@ -99,6 +99,7 @@ fn what_is_wrong_is_told_with_its_place_and_what_is_accepted() {
         (rule(r#""ttl":60"#), "rule 1 (x): ttl: found 60, accepted is"),
         (rule(r#""reason":"a\nb""#), r#"rule 1 (x): reason: found "a\nb", accepted is a text of at most 256"#),
         (rule(r#""reason":"\u202edrop""#), "rule 1 (x): reason: found "),
+        (rule(r#""reason":"\u200fdrop""#), "rule 1 (x): reason: found "),
         (rule(r#""interfaces":["!eth0"]"#), "rule 1 (x): interfaces: found an exclusion, accepted is a list"),
         (rule(r#""interfaces":["eth0","eth0"]"#), "rule 1 (x): interfaces: eth0 stands there twice"),
         (rule(r#""interfaces":["a b"]"#), r#"rule 1 (x): interfaces: found interface pattern "a b" has ' '"#),
