@@ -418,7 +418,8 @@ impl Actor {
         }
         let attached = self.attacher.attach(&mut object.ebpf, ifindex, name, framing);
         // Netlink goes by the name. Where the name has moved to another interface meanwhile, so have the programs.
-        let stayed = self.interfaces.as_ref().is_some_and(|interfaces| interfaces.index_of(name) == Some(ifindex));
+        let present = self.interfaces.as_ref().and_then(|interfaces| interfaces.index_of(name));
+        let stayed = present == Some(ifindex);
         let failure = match attached {
             Ok(attachment) if stayed => {
                 if !own {
@@ -429,6 +430,14 @@ impl Actor {
                     self.tell(Event::SlotsExhausted { interface: name.to_owned() });
                 }
                 return Ok(Some(attachment));
+            }
+            // What was taken over there is what guards that interface.
+            Ok(attachment)
+                if self.attacher.mode() == Some(AttachMode::Netlink)
+                    && present.is_some_and(|present| self.watched.contains_key(&present)) =>
+            {
+                leave(&mut object.ebpf, attachment);
+                None
             }
             Ok(attachment) => {
                 detach(&mut object.ebpf, attachment);
