@@ -91,9 +91,10 @@ fn a_policy_whose_broker_is_away_in_its_trial_is_taken_again_on_request_only() {
     gateway.stands(2, "applied");
     gateway.broker.stop();
     assert!(gateway.passes());
-    eventually(SOON, "it is rolled back", || {
-        let device = gateway.daemon.status()["bundles"]["sources"][0].clone();
-        if device["state"] == "rolled-back" { Ok(()) } else { Err(device.to_string()) }
+    eventually(SOON, "it is rolled back, and the one before in force again", || {
+        let bundles = gateway.daemon.status()["bundles"].clone();
+        let undone = bundles["sources"][0]["state"] == "rolled-back" && bundles["enforced"]["version"] == 1;
+        if undone { Ok(()) } else { Err(bundles.to_string()) }
     });
     assert!(!gateway.passes(), "the one before is in force");
 
