@@ -1,6 +1,11 @@
 //! What is told of packets that are dropped.
 
-use std::{fmt::Write as _, net::Ipv4Addr, thread, time::Duration};
+use std::{
+    fmt::Write as _,
+    net::Ipv4Addr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use tidegate_abi::{
     direction,
@@ -62,15 +67,17 @@ fn a_sweep_over_many_rules_is_told_of_within_bounds() {
         write!(rules, r#"{separator}{{"name":"r{rule}","cidrs":["{}"],"action":"drop"}}"#, address(rule)).unwrap();
     }
     let generation = stand.enforce("allow", &rules);
+    let began = Instant::now();
     for rule in 0..RULES {
         assert_eq!(stand.run(programs::EGRESS, &udp(address(rule), 1), 1), TC_ACT_SHOT);
     }
     assert_eq!(generation.rule(u32::from(RULES)).packets, 1);
     let told = stand.probes.take_drops().len();
     let cpus = thread::available_parallelism().unwrap().get();
-    // It takes less than a second, but may cross the end of one.
+    // It takes far less than a second, and in emulation some; it may cross the end of one more.
+    let windows = usize::try_from(began.elapsed().as_secs()).unwrap() + 2;
     let bound = TELLS_PER_SECOND as usize;
-    assert!((bound..=2 * bound * cpus).contains(&told), "{told}");
+    assert!((bound..=windows * bound * cpus).contains(&told), "{told} in {:?}", began.elapsed());
 }
 
 fn address(rule: u16) -> Ipv4Addr {
