@@ -1,0 +1,5 @@
+//! When uploads may go on.
+
+/// Times of the week.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Windows;
