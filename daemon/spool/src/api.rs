@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tidegate_storage::IoPreference;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Index of a lane in [`Options::lanes`].
@@ -18,18 +19,6 @@ pub struct LaneOptions {
     pub importance: u8,
     /// Bytes that the lane may always hold; beyond them it borrows what the others leave free.
     pub share_bytes: u64,
-}
-
-/// Which backend the operator asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum IoPreference {
-    /// `io_uring` where the kernel grants it, else threads, with the reason in [`Stats::io_reason`].
-    #[default]
-    Auto,
-    /// `io_uring`, or an error.
-    Uring,
-    /// Plain `pread`/`pwrite`/`fdatasync` on the spool's thread.
-    Threads,
 }
 
 /// How to open a spool.

@@ -11,8 +11,8 @@
 //!
 //! One dedicated thread owns the files. [`Spool`] is a cheap handle that sends it batches; everything
 //! that waits when the thread comes round is one commit: one write and one sync a lane, after which
-//! every producer in it gets its answer. What is behind the thread is a [`storage::Storage`]: `io_uring`, plain system
-//! calls, or in tests a model disk that loses what was not synced.
+//! every producer in it gets its answer. What is behind the thread is a [`tidegate_storage::Storage`]: `io_uring`, plain
+//! system calls, or in tests a model disk that loses what was not synced.
 //!
 //! # Format
 //!
@@ -20,17 +20,17 @@
 //! [`inspect`] looks at the files without opening the spool.
 
 mod api;
-pub mod buffer;
 mod engine;
 mod fault;
 pub mod format;
 pub mod inspect;
 mod open;
-pub mod storage;
+mod pool;
 #[cfg(test)]
 mod suite;
 
 pub use api::{
-    Append, AppendError, Entry, IoPreference, LaneId, LaneOptions, LaneStats, Loss, LossReason, OpenError, Options,
-    Position, ReadError, ReadFrom, Recovery, Spool, Stats, StreamStats,
+    Append, AppendError, Entry, LaneId, LaneOptions, LaneStats, Loss, LossReason, OpenError, Options, Position,
+    ReadError, ReadFrom, Recovery, Spool, Stats, StreamStats,
 };
+pub use tidegate_storage::IoPreference;

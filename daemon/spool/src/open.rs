@@ -11,20 +11,18 @@ use std::{
 };
 
 use rustix::fs::{FlockOperation, flock};
+use tidegate_storage::{Backend, block_on, choose, probe_direct};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, timeout_at},
 };
 use tracing::{error, info, warn};
 
-#[cfg(not(target_env = "musl"))]
-use crate::storage::uring::{self, Uring};
 use crate::{
-    api::{AppendError, Command, IoPreference, LaneOptions, OpenError, Options, Recovery, Spool, Stats},
+    api::{AppendError, Command, LaneOptions, OpenError, Options, Recovery, Spool, Stats},
     engine::{Engine, Entropy, MAX_COMMANDS, payload_limit},
     fault::{At as _, Fault},
     format::{BLOCK_BYTES, MAX_LANE_NAME, MAX_LANES},
-    storage::{Storage, probe_direct, threads::Threads},
 };
 
 /// Stack of the spool's thread; what is large is on the heap.
@@ -199,26 +197,18 @@ fn attempt(mut options: Options, desk: &mut Desk) -> Result<Option<oneshot::Send
     // Held until the service is over.
     let (_lock, backend) = prepare(&mut options, &desk.stats)?;
     let entropy = entropy().at("read", Path::new("/dev/urandom"))?;
-    match backend {
-        #[cfg(not(target_env = "musl"))]
-        Backend::Uring => uring::block_on(serve(Uring, options, entropy, desk)),
-        Backend::Threads => {
-            let dir = options.dir.clone();
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_time().build().at("start a runtime for", &dir)?;
-            runtime.block_on(serve(Threads, options, entropy, desk))
-        }
-    }
+    let dir = options.dir.clone();
+    block_on(backend, serve(backend, options, entropy, desk)).at("start a runtime for", &dir)?
 }
 
 /// Opens on a backend, says how that went, and serves.
-async fn serve<S: Storage>(
-    storage: S,
+async fn serve(
+    backend: Backend,
     options: Options,
     entropy: Entropy,
     desk: &mut Desk,
 ) -> Result<Option<oneshot::Sender<()>>, OpenError> {
-    let (engine, recovery) = Engine::open(storage, options, entropy, desk.stats.clone()).await?;
+    let (engine, recovery) = Engine::open(backend, options, entropy, desk.stats.clone()).await?;
     if let Some(opened) = desk.opened.take() {
         let _caller_gone = opened.send(Ok(recovery));
     } else {
@@ -226,13 +216,6 @@ async fn serve<S: Storage>(
     }
     // Without a handle this returns at once, in good order.
     Ok(engine.run(&mut desk.queue).await)
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Backend {
-    #[cfg(not(target_env = "musl"))]
-    Uring,
-    Threads,
 }
 
 /// Folder, lock and choice of backend. The lock is held as long as the file is.
@@ -252,15 +235,11 @@ fn prepare(options: &mut Options, stats: &watch::Sender<Stats>) -> Result<(File,
         Err(error) => return Err(io::Error::from(error)).at("flock", &path).map_err(Into::into),
     }
     let mut reasons = Vec::new();
-    let backend = match options.io {
-        IoPreference::Threads => Backend::Threads,
-        IoPreference::Uring => ring().map_err(OpenError::UringUnavailable)?,
-        IoPreference::Auto => ring().unwrap_or_else(|reason| {
-            warn!(%reason, "io_uring is not available, the spool uses threads");
-            reasons.push(format!("io_uring: {reason}"));
-            Backend::Threads
-        }),
-    };
+    let chosen = choose(options.io).map_err(|reason| OpenError::UringUnavailable(reason.to_string()))?;
+    if let Some(reason) = chosen.reason {
+        warn!(%reason, "io_uring is not available, the spool uses threads");
+        reasons.push(format!("io_uring: {reason}"));
+    }
     if options.direct
         && let Err(reason) = probe_direct(dir).at("open", dir)?
     {
@@ -268,23 +247,12 @@ fn prepare(options: &mut Options, stats: &watch::Sender<Stats>) -> Result<(File,
         reasons.push(reason);
         options.direct = false;
     }
+    let backend = chosen.backend;
     info!(?backend, direct = options.direct, dir = %dir.display(), "spool");
     if !reasons.is_empty() {
         stats.send_modify(|stats| stats.io_reason = Some(reasons.join("; ")));
     }
     Ok((lock, backend))
-}
-
-/// `io_uring`, where the kernel grants it, or why not.
-#[cfg(not(target_env = "musl"))]
-pub(crate) fn ring() -> Result<Backend, String> {
-    uring::probe().map(|()| Backend::Uring).map_err(|error| error.to_string())
-}
-
-/// Why there is no `io_uring`.
-#[cfg(target_env = "musl")]
-pub(crate) fn ring() -> Result<Backend, String> {
-    Err("left out of static builds (musl)".to_owned())
 }
 
 /// Epoch and salts from the kernel. `/dev/urandom` never blocks: at an early boot without saved entropy, waiting

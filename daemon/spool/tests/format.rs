@@ -6,7 +6,6 @@ use std::{fs, path::Path};
 use bytes::Bytes;
 use tidegate_spool::{
     LossReason, Position,
-    buffer::Pool,
     format::{
         FIRST_FRAME,
         frame::{self, Head, Kind, Salt},
@@ -15,6 +14,7 @@ use tidegate_spool::{
         walk::{Event, Walk},
     },
 };
+use tidegate_storage::Pool;
 
 /// The hexadecimal bytes of the block that follows `### Golden: NAME` in the page.
 fn golden(name: &str) -> Vec<u8> {
@@ -87,7 +87,7 @@ fn spool_meta() -> Meta {
 }
 
 fn frames() -> Bytes {
-    let mut out = Pool::default().take(256);
+    let mut out = Pool::keeping(0, 0).take(256);
     let salt = segment_header().frame_salt();
     frame::put(&mut out, FIRST_FRAME, salt, Head::stream_name(1), b"ingest/a");
     let last = out.len();

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use super::{Engine, ledger::Range, read::read_again};
+use tidegate_storage::{Access, Pool, Storage};
+
 use crate::{
-    buffer::Pool,
     fault::{At as _, Fault},
     format::{
         BLOCK,
         meta::{self, LossMeta, Meta, SLOT},
     },
-    storage::{Access, Storage},
 };
 
 pub(super) struct Checkpoint<F> {

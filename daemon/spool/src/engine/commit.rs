@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tidegate_storage::{Buffer, Storage};
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -12,13 +13,11 @@ use super::{
 };
 use crate::{
     api::{Append, AppendError, Spool},
-    buffer::Buffer,
     fault::{At as _, Fault},
     format::{
         BLOCK, BLOCK_BYTES, FIRST_FRAME, MAX_STREAM_NAME, MAX_STREAMS,
         frame::{self, Head, frame_bytes},
     },
-    storage::Storage,
 };
 
 type Reply = oneshot::Sender<Result<Vec<u64>, AppendError>>;

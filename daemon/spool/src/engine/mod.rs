@@ -18,6 +18,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use tidegate_storage::{Pool, Storage};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, timeout_at},
@@ -26,10 +27,8 @@ use tracing::{error, info, warn};
 
 use crate::{
     api::{Command, LaneId, Loss, LossReason, Position, Stats, StreamStats},
-    buffer::Pool,
     fault::Fault,
     format::meta::LaneMeta,
-    storage::Storage,
 };
 
 mod checkpoint;
@@ -98,7 +97,8 @@ struct Counters {
     damaged: u64,
 }
 
-/// Everything that is known about an open spool.
+/// Everything that is known about an open spool. In production its storage is [`tidegate_storage::Backend`], and this is
+/// compiled once; tests have a model disk, too.
 pub(crate) struct Engine<S: Storage> {
     storage: S,
     dir: PathBuf,

@@ -2,13 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use tidegate_storage::{Access, Name, Pool, Storage};
 use tracing::warn;
 
-use crate::{
-    buffer::Pool,
-    fault::{At as _, Fault},
-    storage::{Access, Name, Storage},
-};
+use crate::fault::{At as _, Fault};
 
 /// Files kept at most, whatever their size: the list is held in memory.
 const MAX_FILES: usize = 256;

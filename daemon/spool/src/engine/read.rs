@@ -3,6 +3,7 @@
 use std::{io, path::Path, sync::Arc};
 
 use bytes::Bytes;
+use tidegate_storage::{Access, Buffer, Pool, Storage};
 use tracing::{error, warn};
 
 use super::{
@@ -11,14 +12,12 @@ use super::{
 };
 use crate::{
     api::{Entry, LaneId, LossReason, Position, ReadFrom},
-    buffer::{Buffer, Pool},
     fault::{At as _, Fault},
     format::{
         BLOCK, BLOCK_BYTES, FIRST_FRAME,
         frame::{Head, Kind, MAX_PAYLOAD},
         walk::{Event, Walk},
     },
-    storage::{Access, Storage},
 };
 
 /// What cannot be read is tried this often before it counts as damage.

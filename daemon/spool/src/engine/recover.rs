@@ -10,6 +10,7 @@
 
 use std::{cmp::Ordering, io, path::Path};
 
+use tidegate_storage::{Access, Name, Storage};
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
@@ -24,7 +25,6 @@ use super::{
 };
 use crate::{
     api::{LaneStats, OpenError, Options, Position, Recovery, Stats},
-    buffer::Pool,
     fault::{At as _, Fault},
     format::{
         BLOCK, FIRST_FRAME,
@@ -34,7 +34,7 @@ use crate::{
         segment_number,
         walk::{Event, Walk},
     },
-    storage::{Access, Name, Storage},
+    pool::pool,
 };
 
 /// Bytes read at once while walking.
@@ -62,7 +62,7 @@ impl<S: Storage> Engine<S> {
     ) -> Result<(Self, Recovery), OpenError> {
         let started = Instant::now();
         let dir = options.dir;
-        let pool = Pool::default();
+        let pool = pool();
         let (checkpoint, meta) = Checkpoint::open(&storage, &dir, &pool).await?;
         // An eighth of the cap, and room for two whole segments.
         let most_quarantined = (options.max_size_bytes / 8).max(2 * options.segment_size_bytes);

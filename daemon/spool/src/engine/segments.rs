@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use tidegate_storage::{Access, Storage};
 use tracing::warn;
 
 use super::{
@@ -18,7 +19,6 @@ use crate::{
         header::{self, Header, StreamAt},
         segment_file_name,
     },
-    storage::{Access, Storage},
 };
 
 /// Records that a segment of `size` bytes can hold at most: none is shorter than a frame's header.

@@ -21,7 +21,7 @@ use std::ops::Range;
 use crc32c::crc32c_append;
 
 use super::fields::Fields;
-use crate::buffer::Buffer;
+use tidegate_storage::Buffer;
 
 /// Length of a frame's header.
 pub const HEADER: usize = 32;
@@ -212,12 +212,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{buffer::Pool, format::BLOCK_BYTES};
+    use crate::{format::BLOCK_BYTES, pool::pool};
 
     const SALT: Salt = Salt(0x1234_5678);
 
     fn frame(payload: &[u8], offset: u64) -> Vec<u8> {
-        let mut out = Pool::default().take(frame_bytes(payload.len()));
+        let mut out = pool().take(frame_bytes(payload.len()));
         put(&mut out, offset, SALT, Head::record(3, 9, 77), payload);
         out.to_vec()
     }

@@ -7,11 +7,11 @@ pub mod header;
 pub mod meta;
 pub mod walk;
 
-/// Unit of `O_DIRECT` and size of a segment's header.
-pub const BLOCK: usize = 4096;
+/// Also the size of a segment's header.
+pub use tidegate_storage::BLOCK;
 
 /// [`BLOCK`] as an offset.
-pub const BLOCK_BYTES: u64 = 4096;
+pub const BLOCK_BYTES: u64 = BLOCK as u64;
 
 /// Where the frames of a segment start.
 pub const FIRST_FRAME: u64 = BLOCK_BYTES;

@@ -74,15 +74,15 @@ mod tests {
 
     use super::*;
     use crate::{
-        buffer::Pool,
         format::frame::{frame_bytes, put},
+        pool::pool,
     };
 
     const SALT: Salt = Salt(7);
     const START: u64 = 4096;
 
     fn segment(payloads: &[Vec<u8>]) -> Vec<u8> {
-        let mut out = Pool::default().take(payloads.iter().map(|payload| frame_bytes(payload.len())).sum());
+        let mut out = pool().take(payloads.iter().map(|payload| frame_bytes(payload.len())).sum());
         for (seq, payload) in (1..).zip(payloads) {
             put(&mut out, START, SALT, Head::record(0, seq, 0), payload);
         }

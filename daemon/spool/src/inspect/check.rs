@@ -7,13 +7,15 @@ use std::{
 };
 
 use super::{CHUNK, Found, InspectError, lane_names, load, read_meta, segments};
+use tidegate_storage::Pool;
+
 use crate::{
-    buffer::Pool,
     format::{
         FIRST_FRAME,
         frame::Kind,
         walk::{Event, Walk},
     },
+    pool::pool,
 };
 
 /// Damaged ranges named for one file; [`FileReport::damaged_bytes`] counts on.
@@ -63,7 +65,7 @@ pub fn check(dir: &Path, mut each: impl FnMut(FileReport)) -> Result<(), Inspect
         _ => None,
     };
     each(FileReport { path: dir.join("meta"), problem: problem.map(Into::into), ..FileReport::default() });
-    let pool = Pool::default();
+    let pool = pool();
     for lane in lanes {
         let known = meta.iter().flat_map(|meta| &meta.lanes).find(|known| known.name == lane);
         let epoch = meta.as_ref().map(|meta| meta.epoch);

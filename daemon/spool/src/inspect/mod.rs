@@ -12,9 +12,10 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
+use tidegate_storage::{Buffer, Pool};
+
 use crate::{
     api::Position,
-    buffer::{Buffer, Pool},
     format::{
         BLOCK, FIRST_FRAME,
         header::{self, Header},

@@ -5,15 +5,17 @@ use std::{collections::VecDeque, fs::File, path::Path, sync::Arc};
 use bytes::Bytes;
 
 use super::{CHUNK, Found, InspectError, is_delivered, lane_names, load, read_meta, segments};
+use tidegate_storage::Pool;
+
 use crate::{
     api::Position,
-    buffer::Pool,
     format::{
         FIRST_FRAME,
         frame::Kind,
         meta::LaneMeta,
         walk::{Event, Walk},
     },
+    pool::pool,
 };
 
 /// A record as it stands on disk.
@@ -78,7 +80,7 @@ pub fn records(dir: &Path, lane: &str, stream: Option<&str>, from_seq: u64) -> R
         names,
         stream: stream.map(str::to_owned),
         from_seq,
-        pool: Pool::default(),
+        pool: pool(),
         open: None,
     })
 }

@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::modeled::{Driver, Op, block_on};
-use crate::{LossReason, storage::model::Model};
+use super::{
+    disk::Model,
+    modeled::{Driver, Op, block_on},
+};
+use crate::LossReason;
 
 const EXCUSED: [LossReason; 3] = [LossReason::Evicted, LossReason::Damaged, LossReason::Unknown];
 

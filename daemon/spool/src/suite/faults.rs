@@ -1,10 +1,11 @@
 //! No space and I/O errors in every call: intake pauses, nothing that was promised is lost, and it goes on.
 
 use super::{
+    disk::Model,
     modeled::{Driver, block_on},
     power::script,
 };
-use crate::{LossReason, storage::model::Model};
+use crate::LossReason;
 
 /// Runs the script with `errno` in `length` calls from `first` on, then without errors.
 async fn run(disk: Model, first: u64, length: u64, errno: i32, excused: &[LossReason]) -> Result<(), String> {

@@ -11,6 +11,7 @@ use crate::{
 
 mod bodies;
 mod damage;
+mod disk;
 mod faults;
 mod modeled;
 mod power;
@@ -103,7 +104,7 @@ pub(crate) fn last_position(entries: &[Entry]) -> Position {
 
 fn on_real(io: IoPreference, direct: bool, body: impl AsyncFnOnce(&Real)) {
     if io == IoPreference::Uring
-        && let Err(reason) = crate::open::ring()
+        && let Err(reason) = tidegate_storage::choose(io)
     {
         eprintln!("skipped: io_uring is not available here ({reason})");
         return;
@@ -113,7 +114,7 @@ fn on_real(io: IoPreference, direct: bool, body: impl AsyncFnOnce(&Real)) {
 }
 
 fn on_model(body: impl AsyncFnOnce(&modeled::Modeled)) {
-    modeled::block_on(body(&modeled::Modeled(crate::storage::model::Model::new(1))));
+    modeled::block_on(body(&modeled::Modeled(disk::Model::new(1))));
 }
 
 macro_rules! on_every_backend {

@@ -11,11 +11,10 @@ use tokio::{
     time::Duration,
 };
 
-use super::{Bench, EVENT, SEGMENT, TELEMETRY, small};
+use super::{Bench, EVENT, SEGMENT, TELEMETRY, disk::Model, small};
 use crate::{
     Append, Entry, LaneId, LossReason, OpenError, Options, ReadFrom, Recovery, Spool, Stats,
     engine::{Engine, Entropy, MAX_COMMANDS},
-    storage::model::Model,
 };
 
 /// A model disk as a bench of the suite: the engine runs as a task beside the test.

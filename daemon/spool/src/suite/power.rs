@@ -2,8 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::modeled::{Driver, Op, block_on};
-use crate::{LossReason, storage::model::Model};
+use super::{
+    disk::Model,
+    modeled::{Driver, Op, block_on},
+};
+use crate::LossReason;
 
 fn batch() -> impl Strategy<Value = Vec<(bool, u8, u16)>> {
     let length = prop_oneof![8 => 0u16..300, 2 => 300u16..6000, 1 => 20_000u16..40_000];

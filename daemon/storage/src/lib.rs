@@ -1,24 +1,35 @@
-//! What the engine asks of a disk, and the backends that give it.
+//! Files of a thread that does little else, by the best way that the kernel grants, and buffers for them.
 //!
 //! | backend | data | where |
 //! |---|---|---|
-//! | `uring` | `io_uring` by `tokio-uring` | production, where the kernel grants it; not in static builds (musl) |
-//! | [`threads`] | `pread`, `pwrite`, `fdatasync` | production, everywhere else |
-//! | `model` | a disk in memory that loses what was not synced | tests |
+//! | [`Backend::Uring`] | `io_uring` by `tokio-uring` | where the kernel grants it; not in static builds (musl) |
+//! | [`Backend::Threads`] | `pread`, `pwrite`, `fdatasync` | everywhere else |
 //!
-//! Futures are polled on one thread and are never dropped while an operation is under way: with
-//! `io_uring`, dropping abandons the result, not the operation.
+//! # Constraints
+//!
+//! Futures of a [`Storage`] are polled on one thread, below [`block_on`], and are never dropped while an operation is under
+//! way: with `io_uring`, dropping abandons the result, not the operation.
+//!
+//! # Operation
+//!
+//! A thread [`choose`]s its backend and runs all it does with [`block_on`]. What is written for any [`Storage`] can be
+//! tested on a disk that fails as no real one does when asked to.
 
-use std::{fs, future::Future, io, path::Path};
+use std::{future::Future, io, path::Path};
 
-use crate::buffer::Buffer;
-
-#[cfg(test)]
-pub(crate) mod model;
+mod backend;
+mod buffer;
 mod posix;
-pub mod threads;
+mod threads;
 #[cfg(not(target_env = "musl"))]
-pub mod uring;
+mod uring;
+
+pub use backend::{Backend, Choice, File, IoPreference, block_on, choose};
+pub use buffer::{Buffer, Pool};
+pub use posix::probe_direct;
+
+/// Unit of `O_DIRECT`, and of a [`Buffer`]'s memory.
+pub const BLOCK: usize = 4096;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,14 +51,14 @@ pub struct Name {
     pub bytes: u64,
 }
 
-/// A disk. Paths are as the engine was given them, below the spool's folder.
+/// A disk.
 ///
 /// An error says that the operation may have happened wholly, in part, or not at all.
 pub trait Storage {
     /// An open file.
     type File;
 
-    /// Name for [`crate::Stats::io`].
+    /// Name for figures.
     fn name(&self) -> &'static str;
 
     /// Files of a folder, in no order.
@@ -86,24 +97,4 @@ pub trait Storage {
 
     /// Makes the folder's names durable.
     fn sync_dir(&self, dir: &Path) -> impl Future<Output = io::Result<()>>;
-}
-
-/// Whether files in `dir` can be opened with `O_DIRECT`, and if not, why.
-///
-/// tmpfs before Linux 6.5 and some FUSE file systems refuse it (open(2): `EINVAL`).
-///
-/// # Errors
-///
-/// Any other refusal of the file system.
-pub(crate) fn probe_direct(dir: &Path) -> io::Result<Result<(), String>> {
-    let path = dir.join("direct.probe");
-    let opened = posix::open(&path, Access::Create, true);
-    let removed = fs::remove_file(&path);
-    match opened {
-        Ok(_file) => removed.map(|()| Ok(())),
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            Ok(Err(format!("{} refuses O_DIRECT: {error}", dir.display())))
-        }
-        Err(error) => Err(error),
-    }
 }

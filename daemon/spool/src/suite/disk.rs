@@ -15,10 +15,8 @@ use std::{
     rc::Rc,
 };
 
+use tidegate_storage::{Access, Buffer, Name, Storage};
 use tokio::sync::watch;
-
-use super::{Access, Name, Storage};
-use crate::buffer::Buffer;
 
 const SECTOR: usize = 512;
 

@@ -8,17 +8,10 @@ use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
     ops::Deref,
     ptr::NonNull,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::format::BLOCK;
-
-/// Buffers kept for reuse: one commit a lane and one read in flight, for the daemon's three lanes.
-const KEPT: usize = 4;
-
-/// Larger buffers go back to the allocator: they come from rare records near the payload limit, and a
-/// pool of those would hold megabytes on an idle gateway.
-const KEPT_CAPACITY: usize = 256 * 1024;
+use crate::BLOCK;
 
 /// Memory of a buffer. Always whole blocks, always initialised.
 #[derive(Debug)]
@@ -54,15 +47,29 @@ impl Drop for Memory {
 }
 
 /// Where buffers come from. Clones share the same store.
-#[derive(Clone, Debug, Default)]
-pub struct Pool(Arc<Mutex<Vec<Memory>>>);
+#[derive(Clone, Debug)]
+pub struct Pool(Arc<Store>);
+
+#[derive(Debug)]
+struct Store {
+    count: usize,
+    capacity: usize,
+    kept: Mutex<Vec<Memory>>,
+}
 
 impl Pool {
+    /// A pool that keeps `count` buffers at most for reuse, none of more than `capacity` bytes; others go back to the
+    /// allocator.
+    #[must_use]
+    pub fn keeping(count: usize, capacity: usize) -> Self {
+        Self(Arc::new(Store { count, capacity, kept: Mutex::default() }))
+    }
+
     /// A buffer of length 0 with room for `capacity` bytes or more.
     #[must_use]
     pub fn take(&self, capacity: usize) -> Buffer {
         let capacity = capacity.max(1).next_multiple_of(BLOCK);
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept();
         let fitting = kept.iter().position(|memory| memory.capacity >= capacity);
         let memory = fitting.map(|index| kept.swap_remove(index));
         drop(kept);
@@ -70,10 +77,14 @@ impl Pool {
     }
 
     fn give_back(&self, memory: Memory) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < KEPT && memory.capacity <= KEPT_CAPACITY {
+        let mut kept = self.kept();
+        if kept.len() < self.0.count && memory.capacity <= self.0.capacity {
             kept.push(memory);
         }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<Memory>> {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -186,7 +197,7 @@ mod tests {
 
     #[test]
     fn buffers_are_aligned_and_come_back() {
-        let pool = Pool::default();
+        let pool = Pool::keeping(1, 8192);
         let mut buffer = pool.take(5000);
         assert_eq!(buffer.as_ptr() as usize % BLOCK, 0);
         assert_eq!(buffer.capacity(), 8192);
@@ -200,8 +211,15 @@ mod tests {
 
     #[test]
     fn large_buffers_are_not_hoarded() {
-        let pool = Pool::default();
-        drop(pool.take(KEPT_CAPACITY + 1));
-        assert!(pool.0.lock().unwrap().is_empty());
+        let pool = Pool::keeping(1, BLOCK);
+        drop(pool.take(BLOCK + 1));
+        assert!(pool.kept().is_empty());
+    }
+
+    #[test]
+    fn no_more_buffers_are_kept_than_asked_for() {
+        let pool = Pool::keeping(2, BLOCK);
+        drop([pool.take(1), pool.take(1), pool.take(1)]);
+        assert_eq!(pool.kept().len(), 2);
     }
 }
