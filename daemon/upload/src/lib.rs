@@ -1,5 +1,23 @@
 //! Files from outbox folders to an endpoint: resumable, in constant memory, kind to the link.
 
+mod attempt;
+mod body;
+pub mod codec;
+pub mod http;
+mod job;
+pub mod journal;
+pub mod ledger;
+pub mod outbox;
+pub mod pace;
+mod pacing;
+pub mod part;
+mod producer;
+mod progress;
+pub mod retry;
 pub mod settings;
+mod slots;
+mod source;
 pub mod status;
+pub mod trouble;
+pub mod tus;
 pub mod window;

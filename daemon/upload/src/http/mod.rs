@@ -1,0 +1,15 @@
+//! HTTP as an upload needs it: one connection, one request at a time, every wait with an end.
+
+mod address;
+mod connection;
+mod dial;
+mod exchange;
+mod io;
+mod proxy;
+mod route;
+mod tcp;
+
+pub(crate) use address::same_server;
+pub use address::{join, redirected};
+pub(crate) use connection::Connection;
+pub(crate) use exchange::{Answer, Clocks, Hold, get, next};

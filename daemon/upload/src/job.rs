@@ -1,0 +1,56 @@
+//! A file that is to be uploaded, and what is known of it from one attempt to the next.
+
+use std::{fs::File, path::PathBuf};
+
+use tokio::time::Instant;
+
+use crate::{
+    journal::Journal,
+    outbox::Identity,
+    trouble::{Kind, Trouble},
+};
+
+/// A file on its way.
+pub(crate) struct Job {
+    /// The outbox.
+    pub(crate) outbox: PathBuf,
+    /// The file's name in it.
+    pub(crate) name: String,
+    /// What makes it this file.
+    pub(crate) identity: Identity,
+    /// Opens the file of that name, whatever it is by now.
+    pub(crate) open: Box<dyn Fn() -> Result<File, Trouble>>,
+    /// What its sidecar says of its type.
+    pub(crate) content_type: Option<String>,
+    /// What its sidecar says besides.
+    pub(crate) metadata: Vec<(String, String)>,
+    /// Where its journal is or will be.
+    pub(crate) journal_path: PathBuf,
+    /// Its journal, once it was begun or read.
+    pub(crate) journal: Option<Journal>,
+    /// Up to where bytes were handed to a connection in the last attempt, as they are sent.
+    pub(crate) sent_end: Option<u64>,
+    /// The farthest that it ever was since the process started; `None`: it was begun by another one.
+    pub(crate) farthest: Option<u64>,
+    /// Attempts so far.
+    pub(crate) attempts: u32,
+    /// The last trouble's kind, and how many of it came in a row without progress between.
+    pub(crate) in_a_row: Option<(Kind, u32)>,
+    /// The last trouble, for a person.
+    pub(crate) last_error: Option<String>,
+    /// Bytes of bodies that connections took.
+    pub(crate) sent_bytes: u64,
+    /// When its first attempt began.
+    pub(crate) begun: Option<Instant>,
+}
+
+impl Job {
+    /// Counts a trouble; how many of its kind there were in a row.
+    pub(crate) fn failed(&mut self, trouble: &Trouble, progressed: bool) -> u32 {
+        let before =
+            self.in_a_row.filter(|(kind, _)| *kind == trouble.kind && !progressed).map_or(0, |(_, count)| count);
+        self.in_a_row = Some((trouble.kind, before + 1));
+        self.last_error = Some(trouble.text.clone());
+        before + 1
+    }
+}

@@ -1,0 +1,13 @@
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    Forbidden,
+    NotFound,
+    TooLarge,
+    Changed,
+    Vanished,
+    Unreadable,
+    BadMetadata,
+    Refused,
+    LyingServer,
+    Corrupted,
+}
