@@ -1,6 +1,8 @@
 //! The broker's address, from `[mqtt] url`.
 
-use std::{fmt, net::Ipv6Addr};
+use std::fmt;
+
+use super::address::host_and_port;
 
 /// Where the broker listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,42 +31,9 @@ impl Broker {
         if rest.contains('@') {
             return Err("user and password belong into user and password_file, not into the url");
         }
-        let authority = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, port) = match authority.strip_prefix('[') {
-            Some(rest) => {
-                let (address, port) = rest.split_once(']').ok_or("the bracket is not closed")?;
-                address.parse::<Ipv6Addr>().map_err(|_| "what stands in brackets is no IPv6 address")?;
-                let port = if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or("no port follows")?) };
-                (address, port)
-            }
-            None => match authority.split_once(':') {
-                Some((_, port)) if port.contains(':') => return Err("an IPv6 address stands in brackets: [::1]"),
-                Some((host, port)) => (valid_name(host)?, Some(port)),
-                None => (valid_name(authority)?, None),
-            },
-        };
-        let port = match port {
-            None if tls => 8883,
-            None => 1883,
-            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => match digits.parse() {
-                Ok(port) if port != 0 => port,
-                _ => return Err("the port is not between 1 and 65535"),
-            },
-            Some(_) => return Err("the port is not a number"),
-        };
+        let (host, port) = host_and_port(rest.strip_suffix('/').unwrap_or(rest))?;
+        let port = port.unwrap_or(if tls { 8883 } else { 1883 });
         Ok(Self { host: host.to_owned(), port, tls })
-    }
-}
-
-/// A host name (RFC 1123, section 2.1) or an IPv4 address. Underscores are let through: local names have them.
-fn valid_name(host: &str) -> Result<&str, &'static str> {
-    let valid = |label: &str| {
-        matches!(label.len(), 1..=63) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    if host.len() <= 253 && host.strip_suffix('.').unwrap_or(host).split('.').all(valid) {
-        Ok(host)
-    } else {
-        Err("the host is neither a name nor an address")
     }
 }
 

@@ -92,6 +92,22 @@ fn contradictions(loaded: &Loaded) -> Vec<ConfigError> {
             }
         }
     }
+    let upload = &loaded.config.upload;
+    if upload.key.is_some() && upload.cert.is_none() {
+        report("upload.key", "is set, but not its certificate; accepted is a private key with [upload] cert".into());
+    }
+    if let Some(endpoint) = upload.endpoint.as_ref().filter(|endpoint| !endpoint.tls) {
+        for (name, file) in [("upload.ca", &upload.ca), ("upload.cert", &upload.cert)] {
+            if file.is_some() {
+                report(
+                    name,
+                    format!(
+                        "is set, but {endpoint} is not encrypted; accepted is an https:// endpoint, or no certificates"
+                    ),
+                );
+            }
+        }
+    }
     let shares = &loaded.config.spool.shares;
     let sum = u32::from(shares.event) + u32::from(shares.ingest) + u32::from(shares.telemetry);
     if sum > 100 {

@@ -7,14 +7,23 @@
 use std::{path::PathBuf, time::Duration};
 
 use config::{Value, ValueKind};
+use http::Uri;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tidegate_abi::MAX_SAMPLE_RATE;
+use tidegate_upload::{
+    settings::{After, HttpVersion, Protocol, Verify},
+    window::Windows,
+};
 use tidegate_values::{Patterns, PublicKey, Size, Span};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 
-use super::{Attach, Config, SEGMENT_SIZE_BYTES, SpoolIo, broker::Broker};
+use super::{
+    Attach, Config, SEGMENT_SIZE_BYTES, SpoolIo,
+    broker::Broker,
+    endpoint::{self, Endpoint},
+};
 use crate::{control::commands::Name, kernel::OnStop, policy::Fragments};
 
 const _: () = assert!(MAX_SAMPLE_RATE == 65_536, "the text of traffic.sample_rate says so");
@@ -145,7 +154,7 @@ impl From<&str> for Refused {
 }
 
 /// Keys whose values are shown to nobody afar.
-const SECRETS: [&str; 3] = ["mqtt.user", "mqtt.key", "mqtt.password_file"];
+const SECRETS: [&str; 5] = ["mqtt.user", "mqtt.key", "mqtt.password_file", "upload.key", "upload.token_file"];
 /// Characters of a text that are shown: a log filter may be as long as its file.
 const MAX_SHOWN_CHARS: usize = 256;
 
@@ -161,6 +170,7 @@ fn cut(mut text: String) -> String {
 const IDENTITY: &str = "it decides whose configuration the gateway listens to";
 const LINK: &str = "a mistake would cut the gateway off from whoever could mend it";
 const DISK: &str = "it decides what becomes of records that wait for delivery";
+const FILES: &str = "it decides which files leave the gateway, for where, and by which credentials";
 const TRUST: &str = "it decides whose policies and requests the gateway obeys";
 
 /// A level for everything is for a person who watches: left on from afar, it fills the journal and wears the flash.
@@ -566,12 +576,7 @@ pub static KEYS: &[Key] = &[
         reach: Reach::Local(DISK),
         kind: Kind::Text,
         set: |config, value| {
-            let Size(bytes) = text(value)?.parse().map_err(|_| Refused::default())?;
-            if !(MIN_SPOOL_BYTES..=MAX_SPOOL_BYTES).contains(&bytes) {
-                return Err(Refused::default());
-            }
-            config.spool.max_size_bytes = bytes;
-            Ok(())
+            size(text(value)?, MIN_SPOOL_BYTES, MAX_SPOOL_BYTES).map(|bytes| config.spool.max_size_bytes = bytes)
         },
         get: |config| json!(Size(config.spool.max_size_bytes).to_string()),
     },
@@ -607,6 +612,313 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Integer,
         set: |config, value| percent(value).map(|share| config.spool.shares.telemetry = share),
         get: |config| json!(config.spool.shares.telemetry),
+    },
+    Key {
+        name: "upload.endpoint",
+        about: "Where files go; {gateway} in the path stands for the gateway's id. Empty: nowhere yet, they wait in the outbox.",
+        default: r#""""#,
+        accepted: r#""http://HOST[:PORT][/PATH]" or "https://HOST[:PORT][/PATH]" without user, password and query, HOST a name, an IPv4 address or an IPv6 address in brackets"#,
+        effect: Effect::Live,
+        reach: Reach::Local(FILES),
+        kind: Kind::Text,
+        set: |config, value| {
+            config.upload.endpoint = optional(value)?.map(Endpoint::parse).transpose()?;
+            Ok(())
+        },
+        get: |config| json!(config.upload.endpoint.as_ref().map_or_else(String::new, ToString::to_string)),
+    },
+    Key {
+        name: "upload.outbox",
+        about: "Folders whose files are sent once they are renamed in, or written and left alone. The first is that of tidegate put.",
+        default: r#"["/var/spool/tidegate"]"#,
+        accepted: "a list of at most 8 absolute paths of folders, none of them in another",
+        effect: Effect::Live,
+        reach: Reach::Local(FILES),
+        kind: Kind::List,
+        set: |config, value| folders(value, 8).map(|folders| config.upload.outboxes = folders),
+        get: |config| json!(config.upload.outboxes),
+    },
+    Key {
+        name: "upload.protocol",
+        about: r#"How files are handed over: "tus" resumes where it was cut, "http" (PUT) begins anew."#,
+        default: r#""tus""#,
+        accepted: r#""tus" or "http""#,
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::Text,
+        set: |config, value| {
+            config.upload.protocol = match text(value)? {
+                "tus" => Protocol::Tus,
+                "http" => Protocol::Http,
+                _ => return Err(Refused::default()),
+            };
+            Ok(())
+        },
+        get: |config| match config.upload.protocol {
+            Protocol::Tus => json!("tus"),
+            Protocol::Http => json!("http"),
+        },
+    },
+    Key {
+        name: "upload.http_version",
+        about: r#"Which HTTP: "auto" is what TLS agrees on, and 1.1 without TLS."#,
+        default: r#""auto""#,
+        accepted: r#""auto", "1.1" or "2""#,
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::Text,
+        set: |config, value| {
+            config.upload.http = match text(value)? {
+                "auto" => HttpVersion::Auto,
+                "1.1" => HttpVersion::Http1,
+                "2" => HttpVersion::Http2,
+                _ => return Err(Refused::default()),
+            };
+            Ok(())
+        },
+        get: |config| match config.upload.http {
+            HttpVersion::Auto => json!("auto"),
+            HttpVersion::Http1 => json!("1.1"),
+            HttpVersion::Http2 => json!("2"),
+        },
+    },
+    Key {
+        name: "upload.part_size",
+        about: "Most content of one request with tus, before encoding; each begins where the server says it is.",
+        default: r#""64MiB""#,
+        accepted: r#"a size from "256KiB" to "1GiB""#,
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::Text,
+        set: |config, value| size(text(value)?, 256 << 10, 1 << 30).map(|bytes| config.upload.part_size_bytes = bytes),
+        get: |config| json!(Size(config.upload.part_size_bytes).to_string()),
+    },
+    Key {
+        name: "upload.compression",
+        about: "How content is encoded on the way, where that makes it smaller.",
+        default: r#""zstd""#,
+        accepted: r#""zstd", "gzip", "none", or "zstd:N" or "gzip:N" with a level N from 1 (which is meant without it) to 9"#,
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::Text,
+        set: |config, value| {
+            config.upload.compression = text(value)?.parse().map_err(|_| Refused::default())?;
+            Ok(())
+        },
+        get: |config| json!(config.upload.compression.to_string()),
+    },
+    Key {
+        name: "upload.rate_limit",
+        about: "Most bytes a second, for all uploads together. Empty: as the link gives.",
+        default: r#""""#,
+        accepted: r#"a size for each second from "1KiB" to "1TiB""#,
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::Text,
+        set: |config, value| {
+            let limit = optional(value)?.map(|text| size(text, 1 << 10, 1 << 40)).transpose()?;
+            config.upload.rate_limit = limit;
+            Ok(())
+        },
+        get: |config| json!(config.upload.rate_limit.map_or_else(String::new, |bytes| Size(bytes).to_string())),
+    },
+    Key {
+        name: "upload.window",
+        about: "When uploads may go on: times of day, on all days or some. []: always.",
+        default: "[]",
+        accepted: r#"a list of at most 16 times such as "01:00-05:00", "Mon-Fri 22:00-06:00" and "Sat,Sun 00:00-24:00""#,
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::List,
+        set: |config, value| {
+            let windows = Windows::parse(&list(value, 16)?).map_err(|error| Refused(Some(error.to_string())))?;
+            config.upload.windows = windows;
+            Ok(())
+        },
+        get: |config| json!(config.upload.windows.as_list()),
+    },
+    Key {
+        name: "upload.concurrency",
+        about: "Files under way at once.",
+        default: "1",
+        accepted: "a whole number from 1 to 4",
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::Integer,
+        set: |config, value| integer(value, 1, 4).map(|files| config.upload.concurrency = files as usize),
+        get: |config| json!(config.upload.concurrency),
+    },
+    Key {
+        name: "upload.metered",
+        about: r#"Interfaces, by name or glob, over which nothing is uploaded; "!" in front excludes."#,
+        default: "[]",
+        accepted: "a list of at most 64 names or globs (*, ?, [abc], [a-z]), each at most 64 bytes without spaces and /",
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::List,
+        set: |config, value| {
+            let patterns = Patterns::parse(&list(value, 64)?).map_err(|error| Refused(Some(error.to_string())))?;
+            config.upload.metered = patterns;
+            Ok(())
+        },
+        get: |config| json!(config.upload.metered.as_list()),
+    },
+    Key {
+        name: "upload.splay",
+        about: "Most that a gateway waits, each its own time, after its start and when a window opens, so that not all begin at once.",
+        default: r#""1m""#,
+        accepted: r#"a duration from "0s" to "1h""#,
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::Text,
+        set: |config, value| span(value, 0, 3600).map(|span| config.upload.splay = span),
+        get: |config| span_json(config.upload.splay),
+    },
+    Key {
+        name: "upload.settle",
+        about: "How long a file that was not renamed in must lie unchanged before it is taken.",
+        default: r#""5s""#,
+        accepted: r#"a duration from "1s" to "1h""#,
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::Text,
+        set: |config, value| span(value, 1, 3600).map(|span| config.upload.settle = span),
+        get: |config| span_json(config.upload.settle),
+    },
+    Key {
+        name: "upload.after",
+        about: "What becomes of a file that was sent: it is removed, kept and not sent again, or moved into the folder sent of its outbox.",
+        default: r#""remove""#,
+        accepted: r#""remove", "keep" or "move""#,
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::Text,
+        set: |config, value| {
+            config.upload.after = match text(value)? {
+                "remove" => After::Remove,
+                "keep" => After::Keep,
+                "move" => After::Move,
+                _ => return Err(Refused::default()),
+            };
+            Ok(())
+        },
+        get: |config| match config.upload.after {
+            After::Remove => json!("remove"),
+            After::Keep => json!("keep"),
+            After::Move => json!("move"),
+        },
+    },
+    Key {
+        name: "upload.verify",
+        about: r#"Whether what arrived is fetched and compared: "read-back" costs the link the same once more."#,
+        default: r#""no""#,
+        accepted: r#""no" or "read-back""#,
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::Text,
+        set: |config, value| {
+            config.upload.verify = match text(value)? {
+                "no" => Verify::No,
+                "read-back" => Verify::ReadBack,
+                _ => return Err(Refused::default()),
+            };
+            Ok(())
+        },
+        get: |config| match config.upload.verify {
+            Verify::No => json!("no"),
+            Verify::ReadBack => json!("read-back"),
+        },
+    },
+    Key {
+        name: "upload.proxy",
+        about: "An HTTP proxy, which tunnels https (CONNECT). Empty: none; variables such as https_proxy are not looked at.",
+        default: r#""""#,
+        accepted: r#""http://HOST:PORT", HOST a name, an IPv4 address or an IPv6 address in brackets"#,
+        effect: Effect::Live,
+        reach: Reach::Local(FILES),
+        kind: Kind::Text,
+        set: |config, value| {
+            config.upload.proxy = optional(value)?.map(endpoint::proxy).transpose()?;
+            Ok(())
+        },
+        get: |config| json!(config.upload.proxy.as_ref().map_or_else(String::new, shown_proxy)),
+    },
+    Key {
+        name: "upload.ca",
+        about: "Certificates (PEM) of the authorities to trust. Empty: those of the system.",
+        default: r#""""#,
+        accepted: "an absolute path, with an https:// endpoint",
+        effect: Effect::Live,
+        reach: Reach::Local(FILES),
+        kind: Kind::Text,
+        set: |config, value| path(value).map(|path| config.upload.ca = path),
+        get: |config| path_json(config.upload.ca.as_ref()),
+    },
+    Key {
+        name: "upload.cert",
+        about: "The gateway's own certificate and chain (PEM), shown to the server.",
+        default: r#""""#,
+        accepted: "an absolute path, with an https:// endpoint",
+        effect: Effect::Live,
+        reach: Reach::Local(FILES),
+        kind: Kind::Text,
+        set: |config, value| path(value).map(|path| config.upload.cert = path),
+        get: |config| path_json(config.upload.cert.as_ref()),
+    },
+    Key {
+        name: "upload.key",
+        about: "The private key (PEM) of upload.cert. Empty: systemd's credential tidegate.upload-key.",
+        default: r#""""#,
+        accepted: "an absolute path, together with upload.cert and an https:// endpoint",
+        effect: Effect::Live,
+        reach: Reach::Local(FILES),
+        kind: Kind::Text,
+        set: |config, value| path(value).map(|path| config.upload.key = path),
+        get: |config| path_json(config.upload.key.as_ref()),
+    },
+    Key {
+        name: "upload.token_file",
+        about: "File whose first line is a bearer token for the server. Empty: systemd's credential tidegate.upload-token, if there is one.",
+        default: r#""""#,
+        accepted: "an absolute path",
+        effect: Effect::Live,
+        reach: Reach::Local(FILES),
+        kind: Kind::Text,
+        set: |config, value| path(value).map(|path| config.upload.token_file = path),
+        get: |config| path_json(config.upload.token_file.as_ref()),
+    },
+    Key {
+        name: "upload.connect_within",
+        about: "Within which a connection must stand, TLS included.",
+        default: r#""30s""#,
+        accepted: r#"a duration from "1s" to "10m""#,
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::Text,
+        set: |config, value| span(value, 1, 600).map(|span| config.upload.connect_within = span),
+        get: |config| span_json(config.upload.connect_within),
+    },
+    Key {
+        name: "upload.progress_within",
+        about: "Within which something must move on a connection.",
+        default: r#""1m""#,
+        accepted: r#"a duration from "1s" to "1h""#,
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::Text,
+        set: |config, value| span(value, 1, 3600).map(|span| config.upload.progress_within = span),
+        get: |config| span_json(config.upload.progress_within),
+    },
+    Key {
+        name: "upload.total_within",
+        about: "Within which a request must be over.",
+        default: r#""24h""#,
+        accepted: r#"a duration from "1s" to "30d""#,
+        effect: Effect::Live,
+        reach: Reach::Remote,
+        kind: Kind::Text,
+        set: |config, value| span(value, 1, 30 * 86_400).map(|span| config.upload.total_within = span),
+        get: |config| span_json(config.upload.total_within),
     },
     Key {
         name: "host.interval",
@@ -658,12 +970,26 @@ fn identifier(text: &str) -> Result<String, Refused> {
 }
 
 fn path(value: &Value) -> Result<Option<PathBuf>, Refused> {
-    match optional(value)? {
-        Some(path) if path.contains('\0') => Err("a path holds no NUL".into()),
-        Some(path) if path.starts_with('/') => Ok(Some(path.into())),
-        Some(_) => Err("the path is relative".into()),
-        None => Ok(None),
+    optional(value)?.map(absolute).transpose()
+}
+
+fn absolute(path: &str) -> Result<PathBuf, Refused> {
+    match path {
+        path if path.contains('\0') => Err("a path holds no NUL".into()),
+        path if path.starts_with('/') => Ok(path.into()),
+        _ => Err("the path is relative".into()),
     }
+}
+
+/// Absolute paths of folders. One within the other would have its files taken twice.
+fn folders(value: &Value, most: usize) -> Result<Vec<PathBuf>, Refused> {
+    let folders: Vec<PathBuf> = list(value, most)?.into_iter().map(absolute).collect::<Result<_, _>>()?;
+    for (index, folder) in folders.iter().enumerate() {
+        if folders[..index].iter().any(|other| other.starts_with(folder) || folder.starts_with(other)) {
+            return Err(Refused(Some(format!("{} is, holds or lies in another of them", folder.display()))));
+        }
+    }
+    Ok(folders)
 }
 
 fn integer(value: &Value, min: u32, max: u32) -> Result<u32, Refused> {
@@ -687,6 +1013,11 @@ fn whole_seconds(value: &Value, min_s: u64, max_s: u64) -> Result<Duration, Refu
     if span.subsec_nanos() == 0 { Ok(span) } else { Err(Refused::default()) }
 }
 
+fn size(text: &str, min: u64, max: u64) -> Result<u64, Refused> {
+    let Size(bytes) = text.parse().map_err(|_| Refused::default())?;
+    if (min..=max).contains(&bytes) { Ok(bytes) } else { Err(Refused::default()) }
+}
+
 fn list(value: &Value, most: usize) -> Result<Vec<&str>, Refused> {
     let ValueKind::Array(items) = &value.kind else { return Err(Refused::default()) };
     let items: Vec<&str> = items.iter().map(text).collect::<Result<_, _>>()?;
@@ -699,6 +1030,11 @@ fn list(value: &Value, most: usize) -> Result<Vec<&str>, Refused> {
         }
     }
     Ok(items)
+}
+
+/// As it is written: without the path that a URI has at its end.
+fn shown_proxy(proxy: &Uri) -> String {
+    proxy.to_string().trim_end_matches('/').to_owned()
 }
 
 fn path_json(path: Option<&PathBuf>) -> serde_json::Value {

@@ -9,11 +9,13 @@
 //! [`KEYS`] is the table of all keys that everything else follows; [`changes()`] says what differs between two
 //! configurations and what of it needs a restart, [`drift()`] where layers and what runs are apart.
 
+mod address;
 mod broker;
 mod changes;
 mod complaints;
 mod compose;
 mod drift;
+mod endpoint;
 mod error;
 mod identity;
 mod judge;
@@ -28,12 +30,18 @@ use std::{
     time::Duration,
 };
 
+use http::Uri;
+use tidegate_upload::{
+    settings::{After, Compression, HttpVersion, Protocol, Verify},
+    window::Windows,
+};
 use tidegate_values::Patterns;
 
 pub use broker::Broker;
 pub use changes::{changes, live};
 pub use compose::{Loaded, compose};
 pub use drift::{Drift, DriftKind, MAX_DRIFTING_KEYS, drift};
+pub use endpoint::Endpoint;
 pub use error::{ConfigError, Problem};
 pub use judge::judge;
 pub use keys::{Effect, KEYS, Key, Kind, Reach};
@@ -48,6 +56,8 @@ use crate::{control::commands::Name, kernel::OnStop, policy::Fragments};
 pub const DEFAULT_PATH: &str = "/etc/tidegate/tidegate.toml";
 /// Environment variables that begin so are configuration.
 pub const VARIABLE_PREFIX: &str = "TIDEGATE__";
+/// Where files are handed over for upload unless `[upload] outbox` says otherwise.
+pub const DEFAULT_OUTBOX: &str = "/var/spool/tidegate";
 /// Most that is read of one file: a thousand times what one has, and little for the smallest gateway.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Most files in `conf.d`.
@@ -72,6 +82,8 @@ pub struct Config {
     pub commands: Commands,
     /// `[spool]`
     pub spool: Spool,
+    /// `[upload]`; without an endpoint files wait in the outboxes.
+    pub upload: Upload,
     /// `[host]`
     pub host: Host,
     /// `[log]`
@@ -188,6 +200,55 @@ pub struct Shares {
     pub telemetry: u8,
 }
 
+/// `[upload]`: which files are sent, where and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upload {
+    /// Where they go.
+    pub endpoint: Option<Endpoint>,
+    /// Folders that they are renamed into.
+    pub outboxes: Vec<PathBuf>,
+    /// How they are handed over.
+    pub protocol: Protocol,
+    /// Which HTTP.
+    pub http: HttpVersion,
+    /// Most bytes of one request.
+    pub part_size_bytes: u64,
+    /// How content is encoded on the way.
+    pub compression: Compression,
+    /// Bytes a second for all uploads together.
+    pub rate_limit: Option<u64>,
+    /// When uploads may go on.
+    pub windows: Windows,
+    /// Files under way at once.
+    pub concurrency: usize,
+    /// Interfaces that uploads leave alone.
+    pub metered: Patterns,
+    /// Most that the first attempt is put off.
+    pub splay: Duration,
+    /// How long a file must lie unchanged that was not renamed in.
+    pub settle: Duration,
+    /// What becomes of a file that was sent.
+    pub after: After,
+    /// Whether it is read back.
+    pub verify: Verify,
+    /// `http://HOST:PORT`.
+    pub proxy: Option<Uri>,
+    /// CA certificates (PEM) to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// Client certificate chain (PEM).
+    pub cert: Option<PathBuf>,
+    /// Its key (PEM).
+    pub key: Option<PathBuf>,
+    /// File whose first line is a bearer token.
+    pub token_file: Option<PathBuf>,
+    /// Within which a connection must stand.
+    pub connect_within: Duration,
+    /// Within which something must move on it.
+    pub progress_within: Duration,
+    /// Within which a request must be over.
+    pub total_within: Duration,
+}
+
 /// `[host]`: the machine's own telemetry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Host {
@@ -240,6 +301,30 @@ impl Config {
                 direct: false,
                 max_size_bytes: 256 << 20,
                 shares: Shares { event: 10, ingest: 60, telemetry: 30 },
+            },
+            upload: Upload {
+                endpoint: None,
+                outboxes: vec![DEFAULT_OUTBOX.into()],
+                protocol: Protocol::Tus,
+                http: HttpVersion::Auto,
+                part_size_bytes: 64 << 20,
+                compression: Compression::Zstd(1),
+                rate_limit: None,
+                windows: Windows::default(),
+                concurrency: 1,
+                metered: Patterns::default(),
+                splay: Duration::from_mins(1),
+                settle: Duration::from_secs(5),
+                after: After::Remove,
+                verify: Verify::No,
+                proxy: None,
+                ca: None,
+                cert: None,
+                key: None,
+                token_file: None,
+                connect_within: Duration::from_secs(30),
+                progress_within: Duration::from_mins(1),
+                total_within: Duration::from_hours(24),
             },
             host: Host { interval: Duration::from_mins(1) },
             log: Log { filter: "info".to_owned() },

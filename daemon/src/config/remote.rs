@@ -17,7 +17,7 @@ use super::{
 };
 use crate::json::{self, Limits};
 
-/// There are some thirty keys, the longest list has 64 entries of 64 bytes, and a long `[log] filter` a few hundred;
+/// There are some fifty keys, the longest list has 64 entries of 64 bytes, and a long `[log] filter` a few hundred;
 /// beyond these it is no configuration.
 const LIMITS: Limits = Limits { values: 4096, levels: 32, text_bytes: 64 << 10 };
 /// Errors told of one layer: whoever made more mends these first.
@@ -179,6 +179,23 @@ mod tests {
                 "time_tcp_sendmsg": false,
             },
             "policy": { "confirm_within": "1m", "fragments": "allow" },
+            "upload": {
+                "protocol": "http",
+                "http_version": "2",
+                "part_size": "256KiB",
+                "compression": "gzip:6",
+                "rate_limit": "64KiB",
+                "window": ["01:00-05:00"],
+                "concurrency": 2,
+                "metered": ["wwan*"],
+                "splay": "5m",
+                "settle": "1m",
+                "after": "keep",
+                "verify": "read-back",
+                "connect_within": "1m",
+                "progress_within": "2m",
+                "total_within": "1h",
+            },
             "host": { "interval": "5m" },
             "log": { "filter": "warn,tidegate::uplink=debug" },
         });
@@ -193,6 +210,21 @@ mod tests {
             ("traffic.time_tcp_sendmsg", json!(false)),
             ("policy.confirm_within", json!("1m")),
             ("policy.fragments", json!("allow")),
+            ("upload.protocol", json!("http")),
+            ("upload.http_version", json!("2")),
+            ("upload.part_size", json!("256KiB")),
+            ("upload.compression", json!("gzip:6")),
+            ("upload.rate_limit", json!("64KiB")),
+            ("upload.window", json!(["01:00-05:00"])),
+            ("upload.concurrency", json!(2)),
+            ("upload.metered", json!(["wwan*"])),
+            ("upload.splay", json!("5m")),
+            ("upload.settle", json!("1m")),
+            ("upload.after", json!("keep")),
+            ("upload.verify", json!("read-back")),
+            ("upload.connect_within", json!("1m")),
+            ("upload.progress_within", json!("2m")),
+            ("upload.total_within", json!("1h")),
             ("host.interval", json!("5m")),
             ("log.filter", json!("warn,tidegate::uplink=debug")),
         ];

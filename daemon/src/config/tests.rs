@@ -202,6 +202,8 @@ fn a_change_on_site_that_nobody_has_read_yet_drifts_and_so_does_a_line_taken_out
 fn a_value_that_opens_something_is_not_repeated() {
     let complaint = with("[mqtt]\nuser = 'anna'\npassword_file = 's3cret'\n").complaints().remove(0);
     assert!(complaint.starts_with("tidegate.toml:3: [mqtt] password_file: found what is not shown here, accepted is"));
+    let complaint = with("[upload]\ntoken_file = 't0ken'\n").complaints().remove(0);
+    assert!(complaint.starts_with("tidegate.toml:2: [upload] token_file: found what is not shown here, accepted is"));
     assert_eq!(key("mqtt.user").shown(json!("anna")), json!("set"));
     assert_eq!(key("mqtt.user").shown(json!("")), json!(""));
     assert_eq!(key("log.filter").shown(json!("é".repeat(300))), json!(format!("{}…", "é".repeat(256))));
@@ -241,6 +243,28 @@ fn every_key_can_be_set_by_a_variable() {
         ("spool.shares.event", "20", json!(20)),
         ("spool.shares.ingest", "40", json!(40)),
         ("spool.shares.telemetry", "40", json!(40)),
+        ("upload.endpoint", "https://[::1]/{gateway}", json!("https://[::1]/{gateway}")),
+        ("upload.outbox", "/srv/out,/data/out", json!(["/srv/out", "/data/out"])),
+        ("upload.protocol", "http", json!("http")),
+        ("upload.http_version", "1.1", json!("1.1")),
+        ("upload.part_size", "1GiB", json!("1GiB")),
+        ("upload.compression", "zstd:3", json!("zstd:3")),
+        ("upload.rate_limit", "512KiB", json!("512KiB")),
+        ("upload.window", "01:00-05:00", json!(["01:00-05:00"])),
+        ("upload.concurrency", "4", json!(4)),
+        ("upload.metered", "wwan*", json!(["wwan*"])),
+        ("upload.splay", "0s", json!("0s")),
+        ("upload.settle", "1h", json!("1h")),
+        ("upload.after", "move", json!("move")),
+        ("upload.verify", "read-back", json!("read-back")),
+        ("upload.proxy", "http://proxy:3128/", json!("http://proxy:3128")),
+        ("upload.ca", "/etc/ca.pem", json!("/etc/ca.pem")),
+        ("upload.cert", "/etc/cert.pem", json!("/etc/cert.pem")),
+        ("upload.key", "/etc/key.pem", json!("/etc/key.pem")),
+        ("upload.token_file", "/run/token", json!("/run/token")),
+        ("upload.connect_within", "1m", json!("1m")),
+        ("upload.progress_within", "30s", json!("30s")),
+        ("upload.total_within", "7d", json!("7d")),
         ("host.interval", "1h", json!("1h")),
         ("log.filter", "warn,tidegate=debug", json!("warn,tidegate=debug")),
     ];
@@ -251,7 +275,7 @@ fn every_key_can_be_set_by_a_variable() {
     for (name, _, expected) in values {
         assert_eq!(key(name).get(&loaded.config), expected, "{name}");
     }
-    assert_eq!(KEYS.len(), 31, "a key was added: set it here, too");
+    assert_eq!(KEYS.len(), 53, "a key was added: set it here, too");
 }
 
 #[test]
@@ -355,6 +379,43 @@ const WRONG: &[(&str, &[&str])] = &[
     ("max_size = '1GiB'\n", &["tidegate.toml:1: max_size: there is no such key, did you mean max_size in [spool]?"]),
     ("'spool.dir' = '/x'\n", &["tidegate.toml:1: \"spool.dir\": there is no such key"]),
     ("[spool.dir]\npath = '/x'\n", &["tidegate.toml:1: [spool] dir: found"]),
+    (
+        "[upload]\nendpoint = 'https://anna:geheim@files'\n",
+        &["tidegate.toml:2: [upload] endpoint: found 'https://…@files', accepted is \"http://HOST[:PORT][/PATH]\""],
+    ),
+    (
+        "[upload]\nendpoint = 'http://files/{id}'\n",
+        &["tidegate.toml:2: [upload] endpoint: found 'http://files/{id}', accepted is"],
+    ),
+    ("[upload]\noutbox = '/a'\n", &["tidegate.toml:2: [upload] outbox: found '/a', accepted is a list of at most 8"]),
+    ("[upload]\noutbox = ['a']\n", &["tidegate.toml:2: [upload] outbox: found ['a'], accepted is a list"]),
+    ("[upload]\noutbox = ['/a', '/a/b']\n", &["tidegate.toml:2: [upload] outbox: found ['/a', '/a/b'], accepted is"]),
+    ("[upload]\noutbox = ['/a/', '/a']\n", &["tidegate.toml:2: [upload] outbox: found ['/a/', '/a'], accepted is"]),
+    (
+        "[upload]\ncompression = 'zstd:10'\n",
+        &["tidegate.toml:2: [upload] compression: found 'zstd:10', accepted is \"zstd\", \"gzip\", \"none\", or"],
+    ),
+    (
+        "[upload]\nrate_limit = '1000B'\n",
+        &["tidegate.toml:2: [upload] rate_limit: found '1000B', accepted is a size for each second from \"1KiB\""],
+    ),
+    (
+        "[upload]\nwindow = ['night']\n",
+        &["tidegate.toml:2: [upload] window: found ['night'], accepted is a list of at most 16 times"],
+    ),
+    (
+        "[upload]\nconcurrency = 5\n",
+        &["tidegate.toml:2: [upload] concurrency: found 5, accepted is a whole number from 1 to 4"],
+    ),
+    ("[upload]\nproxy = 'http://proxy'\n", &["tidegate.toml:2: [upload] proxy: found 'http://proxy', accepted is"]),
+    (
+        "[upload]\nkey = '/k.pem'\n",
+        &["tidegate.toml:2: [upload] key: is set, but not its certificate; accepted is a private"],
+    ),
+    (
+        "[upload]\nendpoint = 'http://files/'\nca = '/ca.pem'\n",
+        &["tidegate.toml:3: [upload] ca: is set, but http://files/ is not encrypted; accepted is an https:// endpoint"],
+    ),
     (
         "[host]\ninterval = 1979-05-27\n",
         &["tidegate.toml:2: [host] interval: found 1979-05-27, accepted is a duration"],

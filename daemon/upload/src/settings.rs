@@ -1,6 +1,6 @@
 //! What the engine is told: validated by the daemon's configuration, carried as it is from there.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use http::Uri;
 use rustls::ClientConfig;
@@ -117,6 +117,47 @@ pub enum Compression {
     Gzip(u8),
 }
 
+/// The level where none is said: what a small processor does while the link takes the rest.
+const DEFAULT_LEVEL: u8 = 1;
+
+/// The text names no compression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("neither none, nor zstd or gzip with a level from 1 to 9")]
+pub struct NotACompression;
+
+impl FromStr for Compression {
+    type Err = NotACompression;
+
+    /// Reads `none`, `zstd`, `zstd:3`, `gzip`, `gzip:6`.
+    fn from_str(text: &str) -> Result<Self, NotACompression> {
+        let (name, level) = match text.split_once(':') {
+            None => (text, DEFAULT_LEVEL),
+            // One digit and nothing else: "+3" and "03" are no levels.
+            Some((name, level)) => match level.as_bytes() {
+                [digit @ b'1'..=b'9'] if name != "none" => (name, digit - b'0'),
+                _ => return Err(NotACompression),
+            },
+        };
+        match name {
+            "none" => Ok(Self::None),
+            "zstd" => Ok(Self::Zstd(level)),
+            "gzip" => Ok(Self::Gzip(level)),
+            _ => Err(NotACompression),
+        }
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, level) = match *self {
+            Self::None => return f.write_str("none"),
+            Self::Zstd(level) => ("zstd", level),
+            Self::Gzip(level) => ("gzip", level),
+        };
+        if level == DEFAULT_LEVEL { f.write_str(name) } else { write!(f, "{name}:{level}") }
+    }
+}
+
 /// What becomes of a file that was sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum After {
@@ -137,4 +178,27 @@ pub enum Verify {
     No,
     /// The whole content is fetched and its SHA-256 compared.
     ReadBack,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compression_is_written_as_it_is_read() {
+        for (text, compression) in [
+            ("none", Compression::None),
+            ("zstd", Compression::Zstd(1)),
+            ("zstd:9", Compression::Zstd(9)),
+            ("gzip", Compression::Gzip(1)),
+            ("gzip:6", Compression::Gzip(6)),
+        ] {
+            assert_eq!(text.parse(), Ok(compression));
+            assert_eq!(compression.to_string(), text);
+        }
+        assert_eq!("zstd:1".parse(), Ok(Compression::Zstd(1)));
+        for text in ["", "zstd:", "zstd:0", "zstd:10", "zstd:+3", "zstd:3:3", "ZSTD", "none:1", "brotli"] {
+            assert_eq!(text.parse::<Compression>(), Err(NotACompression), "{text}");
+        }
+    }
 }
