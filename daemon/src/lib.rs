@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod control_socket;
+pub mod credentials;
 pub mod heap;
 pub mod json;
 pub mod kernel;

@@ -37,11 +37,15 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     arrivals::{Arrival, Arrivals, Returned},
+    login::Login,
     net,
     refusal::Refusal,
-    tls,
 };
-use crate::{config::Broker, control::link::Subject};
+use crate::{
+    config::Broker,
+    control::link::Subject,
+    credentials::{self, BROKER, CredentialError},
+};
 
 /// Name, address, TLS handshake and CONNACK together: a TLS handshake over a modem takes a few seconds.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
@@ -102,7 +106,7 @@ pub(super) struct Options {
     /// Where.
     pub(super) broker: Broker,
     /// Certificates and password.
-    pub(super) credentials: tls::Credentials,
+    pub(super) login: Login,
     /// Keep-alive.
     pub(super) keep_alive: Duration,
     /// How long the broker keeps the session.
@@ -164,7 +168,7 @@ pub(super) enum NotSent {
 pub(super) enum LinkError {
     /// Files that `[mqtt]` names cannot be used. Passes when they are mended.
     #[error(transparent)]
-    Credentials(#[from] tls::CredentialError),
+    Credentials(#[from] CredentialError),
     /// The network: name, address, route, reset.
     #[error("{0}")]
     Network(String),
@@ -338,8 +342,7 @@ impl Connection {
 }
 
 fn library_options(options: Options) -> MqttOptions {
-    let Options { client_id, broker, credentials, keep_alive, session_expiry, will, max_in_flight, arrivals: _ } =
-        options;
+    let Options { client_id, broker, login, keep_alive, session_expiry, will, max_in_flight, arrivals: _ } = options;
     let mut library = MqttOptions::new(client_id, (broker.host.clone(), broker.port));
     let keep_alive_s = u16::try_from(keep_alive.as_secs()).unwrap_or(u16::MAX).max(1);
     library
@@ -354,10 +357,10 @@ fn library_options(options: Options) -> MqttOptions {
         .set_read_batch_size(READ_BATCH)
         .set_connect_timeout(CONNECT_WITHIN)
         .set_last_will(LastWill::new(will.topic, will.payload, QoS::AtLeastOnce, true, None));
-    if let Some((user, password)) = credentials.login {
+    if let Some((user, password)) = login.user {
         library.set_credentials(user, password);
     }
-    if let Some(config) = credentials.tls {
+    if let Some(config) = login.tls {
         library.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config)));
     }
     // The library's own connector takes "host:port" as one text, which an IPv6 address breaks.
@@ -474,7 +477,7 @@ fn explain(error: ConnectionError) -> LinkError {
         ConnectionError::MqttState(StateError::Deserialization(rumqttc::mqttbytes::Error::Io(error))) => {
             explain_io(&error)
         }
-        ConnectionError::Tls(TlsError::TLS(error)) => LinkError::Tls(tls::explain(&error)),
+        ConnectionError::Tls(TlsError::TLS(error)) => LinkError::Tls(credentials::explain(&BROKER, &error)),
         ConnectionError::Tls(error) => LinkError::Tls(error.to_string()),
         ConnectionError::ConnectionRefused(code) => LinkError::Refused(refusal_of_connect(code)),
         ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, reason_string }) => {
@@ -511,7 +514,7 @@ const fn is_about_a_packet(reason: DisconnectReasonCode) -> bool {
 fn explain_io(error: &io::Error) -> LinkError {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match inner.or_else(|| error.source().and_then(|source| source.downcast_ref())) {
-        Some(tls_error) => LinkError::Tls(tls::explain(tls_error)),
+        Some(tls_error) => LinkError::Tls(credentials::explain(&BROKER, tls_error)),
         None => LinkError::Network(error.to_string()),
     }
 }

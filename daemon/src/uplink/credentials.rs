@@ -14,7 +14,7 @@ use tidegate_values::Digest;
 use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 use tracing::{info, warn};
 
-use super::{status::UplinkStatus, tls};
+use super::{login, status::UplinkStatus};
 use crate::config::Mqtt;
 
 /// How often. A few kilobytes each time, out of the page cache.
@@ -61,7 +61,7 @@ pub(super) async fn renewed(mqtt: &Mqtt, used: Contents, status: &watch::Sender<
 }
 
 async fn judge(mqtt: Mqtt, tls: bool) -> Result<(), String> {
-    let read = spawn_blocking(move || tls::read(&mqtt, tls)).await.expect("reading files does not panic");
+    let read = spawn_blocking(move || login::read(&mqtt, tls)).await.expect("reading files does not panic");
     read.map(drop).map_err(|error| error.to_string())
 }
 

@@ -46,6 +46,7 @@ mod delivery;
 mod forbidden;
 mod inflight;
 mod lanes;
+mod login;
 mod net;
 mod probes;
 mod reading;
@@ -54,7 +55,6 @@ mod reports;
 mod roundtrip;
 mod session;
 mod status;
-mod tls;
 mod topics;
 
 pub use birth::{Feature, Features};
@@ -262,11 +262,11 @@ async fn connect(
     will: Message,
 ) -> Result<(Connection, Granted), LinkError> {
     let (mqtt, tls) = (identity.mqtt.clone(), broker.tls);
-    let credentials = spawn_blocking(move || tls::read(&mqtt, tls)).await.expect("reading files does not panic")?;
+    let login = spawn_blocking(move || login::read(&mqtt, tls)).await.expect("reading files does not panic")?;
     Connection::open(Options {
         client_id: identity.gateway.clone(),
         broker: broker.clone(),
-        credentials,
+        login,
         keep_alive: identity.mqtt.keep_alive,
         session_expiry: identity.mqtt.session_expiry,
         will,

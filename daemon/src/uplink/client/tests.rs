@@ -27,7 +27,7 @@ fn options(port: u16, inbox: Inbox) -> Options {
     Options {
         client_id: "gw-7".to_owned(),
         broker: Broker { host: "127.0.0.1".to_owned(), port, tls: false },
-        credentials: tls::Credentials::default(),
+        login: Login::default(),
         keep_alive: Duration::from_secs(10),
         session_expiry: Duration::from_hours(1),
         will: message("r/gw-7/status", "{}"),
