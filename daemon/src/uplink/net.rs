@@ -1,7 +1,12 @@
 //! The TCP connection below the session.
+//!
+//! It goes first: its packets have [`PRIORITY`] in the gateway's own queues, those of uploads the lowest (`TC_PRIO_BULK`, and
+//! DSCP LE for the routers behind, RFC 8622). A queueing discipline with bands, such as `pfifo_fast`, which many links have
+//! by default, then sends what waits here before what waits there; `fq_codel` keeps the two apart anyhow.
 
 use std::{
     io,
+    os::fd::AsRawFd as _,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -17,6 +22,9 @@ use crate::config::Broker;
 
 /// For one address to accept: three SYNs (1 s + 2 s + 4 s, RFC 6298) and some.
 const ACCEPT_WITHIN: Duration = Duration::from_secs(10);
+
+/// `TC_PRIO_INTERACTIVE` of `linux/pkt_sched.h`: the highest that needs no privilege (socket(7), `SO_PRIORITY`).
+const PRIORITY: libc::c_int = 6;
 
 /// Connects to the first address of the broker that accepts.
 ///
@@ -51,7 +59,21 @@ fn configure(stream: TcpStream, dead_after: Duration) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     let dead_after_ms = u32::try_from(dead_after.as_millis()).unwrap_or(u32::MAX);
     rustix::net::sockopt::set_tcp_user_timeout(&stream, dead_after_ms)?;
+    // Where it is not permitted the connection works as well, among equals.
+    if let Err(error) = set_priority(&stream, PRIORITY) {
+        tracing::debug!(%error, "records do not go before other traffic: SO_PRIORITY");
+    }
     Ok(stream)
+}
+
+fn set_priority(stream: &TcpStream, priority: libc::c_int) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(&priority)).expect("an int is small");
+    // SAFETY: the descriptor is open for as long as `stream` is borrowed, and the kernel reads `length` bytes from where
+    // `priority` lies, which are its own.
+    let set = unsafe {
+        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PRIORITY, (&raw const priority).cast(), length)
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A connection whose end is told by reading alone.
@@ -113,6 +135,27 @@ mod tests {
         stream.read_exact(&mut said).await.unwrap();
         assert_eq!(&said, b"last words");
         assert!(matches!(stream.read(&mut said).await, Ok(0) | Err(_)), "and then it ends");
+    }
+
+    #[tokio::test]
+    async fn its_packets_go_before_others() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let broker = Broker { host: "127.0.0.1".to_owned(), port, tls: false };
+        let Stream(stream) = connect(&broker, Duration::from_secs(9)).await.unwrap();
+        let mut priority: libc::c_int = 0;
+        let mut length = libc::socklen_t::try_from(size_of_val(&priority)).unwrap();
+        // SAFETY: the descriptor is open, and the kernel writes at most `length` bytes to where `priority` lies.
+        let got = unsafe {
+            libc::getsockopt(
+                stream.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PRIORITY,
+                (&raw mut priority).cast(),
+                &raw mut length,
+            )
+        };
+        assert_eq!((got, priority), (0, PRIORITY));
     }
 
     #[tokio::test]
