@@ -21,6 +21,8 @@
 //! [`client`] is the one that knows the MQTT library; [`session`] the life of one connection; [`delivery`] the way
 //! of the records; [`arrivals`] sorts what comes in. [`inflight`], [`roundtrip`], [`reading`], [`reports`], [`caution`],
 //! [`forbidden`], [`backoff`] and [`refusal`] decide, without clock or network. [`probes`] is what control asks of the uplink.
+//!
+//! Files go another way: [`uploads`] tells `tidegate-upload` what to go by.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -56,6 +58,7 @@ mod roundtrip;
 mod session;
 mod status;
 mod topics;
+pub mod uploads;
 
 pub use birth::{Feature, Features};
 pub use probes::{Prober, Probes, probes};
