@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, future::Future, io, sync::Arc, time::Duration};
 
 use tidegate_spool::{LaneOptions, OpenError, Options, Spool};
+use tidegate_upload::order::ORDERS;
 use tokio::{
     select,
     signal::unix::{Signal, SignalKind, signal},
@@ -155,6 +156,7 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
     let (retry, retries) = mpsc::channel(1);
     let (reload, reloads) = mpsc::channel(1);
     let (ask, asks) = mpsc::channel(1);
+    let (orders, _ordered) = mpsc::channel(ORDERS);
     tokio::spawn(
         Control {
             begun,
@@ -209,6 +211,7 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
             clock,
             log,
             retry,
+            uploads: orders,
             restart: restart.clone(),
             status: publish.commands,
             pulse: supervisor.pulse("commands"),

@@ -501,8 +501,8 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "commands.enabled",
         about: "Commands that the gateway obeys over MQTT. [] obeys none and does not listen for them.",
-        default: r#"["status", "flows", "retry", "log-level", "restart"]"#,
-        accepted: r#"a list of "status", "flows", "retry", "log-level" and "restart""#,
+        default: r#"["status", "flows", "retry", "log-level", "upload-pause", "restart"]"#,
+        accepted: r#"a list of "status", "flows", "retry", "log-level", "upload-pause" and "restart""#,
         effect: Effect::Live,
         reach: Reach::Local(TRUST),
         kind: Kind::List,

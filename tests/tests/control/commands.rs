@@ -92,6 +92,7 @@ fn what_cannot_be_performed_is_answered_with_the_reason() {
         ("retry", "{\"subject\":\"telemetry\"}", "bad-request", "subject: wanted one of: config"),
         ("log-level", "{\"filter\":\"debug\",\"for\":\"25h\"}", "bad-request", r#"for: wanted a duration from "1s""#),
         ("log-level", &large, "too-large", "over 16384 bytes"),
+        ("upload-pause", "{\"for\":\"8d\"}", "bad-request", r#"for: wanted a duration from "1s" to "7d""#),
         ("restart", "", "unsupervised", "does not run under systemd"),
     ] {
         let answer = office.ask(name, payload.to_owned());
@@ -108,7 +109,7 @@ fn commands_are_switched_off_one_by_one_and_as_a_whole() {
     requires!(need::program("mosquitto"));
     let mut office = Office::open(Daemon::builder().config("[commands]\nenabled = [\"status\"]"));
     assert_eq!(office.ask("status", "")["ok"], true);
-    for other in ["flows", "retry", "log-level", "restart"] {
+    for other in ["flows", "retry", "log-level", "upload-pause", "restart"] {
         assert_eq!(office.ask(other, "")["error"], "disabled");
     }
     office.configure("enabled = [\"flows\"]");

@@ -4,14 +4,16 @@
 //! |---|---|
 //! | `status`, `restart` | `{}` |
 //! | `flows` | `{"limit":N}`, N from 1 to [`MAX_FLOWS`]; without: [`DEFAULT_FLOWS`] |
-//! | `retry` | `{"subject":"config"}` |
+//! | `retry` | `{"subject":"config"}`, or `"policy"`, or `"upload"`: files that are parked |
 //! | `log-level` | `{"filter":F,"for":"10m"}`, at most [`MAX_LOG_TIME`]; `{}`: the configured filter at once |
+//! | `upload-pause` | `{"for":"2h"}`, [`MIN_PAUSE`] to [`MAX_PAUSE`]; `{}`: go on at once |
 //!
 //! Nothing at all reads as `{}`. A member that a command does not take refuses the request.
 
 use std::time::Duration;
 
 use serde_json::json;
+use tidegate_upload::order::{MAX_PAUSE, MIN_PAUSE};
 
 use super::{
     Name,
@@ -35,6 +37,9 @@ pub const MIN_LOG_TIME: Duration = Duration::from_secs(1);
 /// Longest filter, in bytes.
 pub const MAX_FILTER_BYTES: usize = 1024;
 
+/// What `retry` calls the files that are parked: no subject that is desired and reported.
+pub(super) const UPLOAD: &str = "upload";
+
 /// A request that can be performed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
@@ -50,6 +55,8 @@ pub enum Command {
         /// Of what.
         subject: Subject,
     },
+    /// Try files that are parked once more.
+    RetryUploads,
     /// Log by this filter for a time.
     LogFor {
         /// What is logged meanwhile.
@@ -59,6 +66,10 @@ pub enum Command {
     },
     /// Log as configured, now.
     LogAsConfigured,
+    /// Send no files for so long, from [`MIN_PAUSE`] to [`MAX_PAUSE`].
+    PauseUploads(Duration),
+    /// Send files, now.
+    ResumeUploads,
     /// Stop, to be started again.
     Restart,
 }
@@ -77,6 +88,7 @@ impl Command {
             Name::Flows => flows(&Members::read(payload, &["limit"])?),
             Name::Retry => retry(&Members::read(payload, &["subject"])?),
             Name::LogLevel => log_level(&Members::read(payload, &["filter", "for"])?),
+            Name::UploadPause => upload_pause(&Members::read(payload, &["for"])?),
             Name::Restart => Members::read(payload, &[]).map(|_| Self::Restart),
         }
     }
@@ -87,8 +99,9 @@ impl Command {
         match self {
             Self::Status => Name::Status,
             Self::Flows { .. } => Name::Flows,
-            Self::Retry { .. } => Name::Retry,
+            Self::Retry { .. } | Self::RetryUploads => Name::Retry,
             Self::LogFor { .. } | Self::LogAsConfigured => Name::LogLevel,
+            Self::PauseUploads(_) | Self::ResumeUploads => Name::UploadPause,
             Self::Restart => Name::Restart,
         }
     }
@@ -110,13 +123,25 @@ fn flows(members: &Members) -> Result<Command, Refusal> {
 }
 
 fn retry(members: &Members) -> Result<Command, Refusal> {
-    let names: Vec<_> = Subject::ALL.iter().map(|subject| subject.name()).collect();
+    let names: Vec<_> = Subject::ALL.iter().map(|subject| subject.name()).chain([UPLOAD]).collect();
     let wanted = format!("one of: {}", names.join(", "));
     let name = members
         .text("subject", &wanted)?
         .ok_or_else(|| Refusal::bad_request(&format!("subject is missing: {wanted}")))?;
+    if name == UPLOAD {
+        return Ok(Command::RetryUploads);
+    }
     let subject = Subject::ALL.iter().copied().find(|subject| subject.name() == name);
     subject.map(|subject| Command::Retry { subject }).ok_or_else(|| unwanted("subject", &wanted, &json!(name)))
+}
+
+fn upload_pause(members: &Members) -> Result<Command, Refusal> {
+    const TIME: &str = r#"a duration from "1s" to "7d""#;
+    let Some(time) = members.text("for", TIME)? else { return Ok(Command::ResumeUploads) };
+    match time.parse() {
+        Ok(Span(time)) if (MIN_PAUSE..=MAX_PAUSE).contains(&time) => Ok(Command::PauseUploads(time)),
+        _ => Err(unwanted("for", TIME, &json!(time))),
+    }
 }
 
 fn log_level(members: &Members) -> Result<Command, Refusal> {
@@ -166,6 +191,11 @@ mod tests {
                 Command::LogFor { filter: Box::new(debug), time: Duration::from_hours(24) },
             ),
             (Name::LogLevel, "", Command::LogAsConfigured),
+            (Name::Retry, r#"{"subject":"upload"}"#, Command::RetryUploads),
+            (Name::UploadPause, r#"{"for":"2h"}"#, Command::PauseUploads(Duration::from_hours(2))),
+            (Name::UploadPause, r#"{"for":"7d"}"#, Command::PauseUploads(MAX_PAUSE)),
+            (Name::UploadPause, "{}", Command::ResumeUploads),
+            (Name::UploadPause, "", Command::ResumeUploads),
             (Name::Restart, "{}", Command::Restart),
         ] {
             assert_eq!(read(name, payload), Ok(command), "{name} {payload}");
@@ -183,8 +213,16 @@ mod tests {
             (Name::Flows, r#"{"limit":1e2}"#, "limit: wanted a whole number from 1 to 10000"),
             (Name::Flows, r#"{"limit":"5"}"#, "limit: wanted a whole number from 1 to 10000"),
             (Name::Flows, r#"{"limit":null}"#, "limit: wanted a whole number from 1 to 10000"),
-            (Name::Retry, "", "subject is missing: one of: config, policy"),
-            (Name::Retry, r#"{"subject":"update"}"#, r#"subject: wanted one of: config, policy, found "update""#),
+            (Name::Retry, "", "subject is missing: one of: config, policy, upload"),
+            (
+                Name::Retry,
+                r#"{"subject":"update"}"#,
+                r#"subject: wanted one of: config, policy, upload, found "update""#,
+            ),
+            (Name::UploadPause, r#"{"for":"8d"}"#, r#"for: wanted a duration from "1s" to "7d", found "8d""#),
+            (Name::UploadPause, r#"{"for":"0s"}"#, "for: wanted a duration"),
+            (Name::UploadPause, r#"{"for":3600}"#, "for: wanted a duration"),
+            (Name::UploadPause, r#"{"until":"5m"}"#, r#"unknown member "until"; accepted: for"#),
             (Name::LogLevel, r#"{"filter":"debug"}"#, "for is missing: a duration"),
             (Name::LogLevel, r#"{"for":"1m"}"#, "filter is missing: a level"),
             (Name::LogLevel, r#"{"filter":"debug","for":"25h"}"#, r#"for: wanted a duration from "1s" to "24h""#),

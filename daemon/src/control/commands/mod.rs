@@ -36,6 +36,7 @@ mod topic;
 
 use std::sync::Arc;
 
+use tidegate_upload::order::Order;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -85,6 +86,8 @@ pub struct Commands {
     pub log: FilterHandle,
     /// To control: what is to be tried once more. One that waits there already says the same.
     pub retry: mpsc::Sender<Subject>,
+    /// To uploads.
+    pub uploads: mpsc::Sender<Order>,
     /// Stops the daemon, to be started again.
     pub restart: CancellationToken,
     /// For `tidegate status`.
@@ -108,6 +111,7 @@ impl Commands {
             clock,
             log,
             retry,
+            uploads,
             restart,
             status,
             pulse,
@@ -120,6 +124,7 @@ impl Commands {
             prober,
             log,
             retry,
+            uploads,
             restart,
             outbox: Outbox { answers, status, clock },
             reception: Reception::default(),

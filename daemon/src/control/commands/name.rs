@@ -13,13 +13,16 @@ pub enum Name {
     Retry,
     /// Logs more, or less, for a time.
     LogLevel,
+    /// Sends no files for a time.
+    UploadPause,
     /// Stops in order, for the supervisor to start it again.
     Restart,
 }
 
 impl Name {
     /// All of them.
-    pub const ALL: &[Self] = &[Self::Status, Self::Flows, Self::Retry, Self::LogLevel, Self::Restart];
+    pub const ALL: &[Self] =
+        &[Self::Status, Self::Flows, Self::Retry, Self::LogLevel, Self::UploadPause, Self::Restart];
 
     /// As it stands in topics and in the configuration.
     #[must_use]
@@ -29,6 +32,7 @@ impl Name {
             Self::Flows => "flows",
             Self::Retry => "retry",
             Self::LogLevel => "log-level",
+            Self::UploadPause => "upload-pause",
             Self::Restart => "restart",
         }
     }

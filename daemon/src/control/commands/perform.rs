@@ -1,13 +1,18 @@
 //! What commands do.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    future::{Future, pending},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::Serialize;
+use tidegate_upload::order::Order;
 use tokio::{
     select,
     sync::{
         mpsc::{self, error::TrySendError},
-        watch,
+        oneshot, watch,
     },
     task::{JoinHandle, spawn_blocking},
     time::{Instant, sleep_until, timeout},
@@ -17,7 +22,7 @@ use tracing::info;
 
 use super::{
     answer::Reply,
-    command::Command,
+    command::{Command, UPLOAD},
     flows,
     lines::Lines,
     outbox::Outbox,
@@ -38,6 +43,9 @@ use crate::{
 /// How long the answer to `restart` may take to the broker.
 const LAST_ANSWER: Duration = Duration::from_secs(3);
 
+/// How long uploads may take to take an order: they come round between two pieces of a file.
+const ORDERED: Duration = Duration::from_secs(5);
+
 /// Performs commands, one after the other.
 pub(super) struct Performer {
     pub(super) config: watch::Receiver<Arc<Config>>,
@@ -46,6 +54,7 @@ pub(super) struct Performer {
     pub(super) prober: Prober,
     pub(super) log: FilterHandle,
     pub(super) retry: mpsc::Sender<Subject>,
+    pub(super) uploads: mpsc::Sender<Order>,
     pub(super) restart: CancellationToken,
     pub(super) outbox: Outbox,
     pub(super) reception: Reception,
@@ -63,6 +72,14 @@ enum Data {
     Status(Box<Status>),
     Retry {
         subject: &'static str,
+        /// Files that are tried again.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        files: Option<u64>,
+    },
+    Pause {
+        /// For how long nothing is sent; absent: it goes on.
+        #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
+        time: Option<String>,
     },
     Log {
         /// What logs from now on.
@@ -141,9 +158,26 @@ impl Performer {
             Command::Flows { limit } => self.tell_flows(limit, reply).map(|()| None),
             Command::Retry { subject } => match self.retry.try_send(subject) {
                 // One that waits there already says the same.
-                Ok(()) | Err(TrySendError::Full(_)) => Ok(Some(Data::Retry { subject: subject.name() })),
-                Err(TrySendError::Closed(_)) => Err(Refusal::new(Code::Failed, "the gateway is stopping")),
+                Ok(()) | Err(TrySendError::Full(_)) => Ok(Some(Data::Retry { subject: subject.name(), files: None })),
+                Err(TrySendError::Closed(_)) => Err(stopping()),
             },
+            Command::RetryUploads => {
+                let (reply, files) = oneshot::channel();
+                let tried = async {
+                    self.uploads.send(Order::Retry { reply }).await.ok()?;
+                    files.await.ok()
+                };
+                let files = taken(tried).await?;
+                Ok(Some(Data::Retry { subject: UPLOAD, files: Some(files) }))
+            }
+            Command::PauseUploads(time) => {
+                taken(async { self.uploads.send(Order::Pause(time)).await.ok() }).await?;
+                Ok(Some(Data::Pause { time: Some(Span(time).to_string()) }))
+            }
+            Command::ResumeUploads => {
+                taken(async { self.uploads.send(Order::Resume).await.ok() }).await?;
+                Ok(Some(Data::Pause { time: None }))
+            }
             Command::LogFor { filter, time } => Ok(Some(self.log_for(now, *filter, time))),
             Command::LogAsConfigured => {
                 self.log_as_configured();
@@ -219,6 +253,16 @@ impl Drop for Performer {
             flows.abort();
         }
     }
+}
+
+/// Waits until uploads have taken an order; `None` of them says that they have ended.
+async fn taken<T>(order: impl Future<Output = Option<T>>) -> Result<T, Refusal> {
+    let late = |_| Refusal::new(Code::Failed, "uploads do not come round; tidegate status says what they do");
+    timeout(ORDERED, order).await.map_err(late)?.ok_or_else(stopping)
+}
+
+fn stopping() -> Refusal {
+    Refusal::new(Code::Failed, "the gateway is stopping")
 }
 
 async fn at(moment: Option<Instant>) {
