@@ -3,6 +3,7 @@
 pub mod ask;
 mod attempt;
 mod body;
+pub mod breaker;
 pub mod codec;
 pub mod event;
 pub mod http;
@@ -21,6 +22,7 @@ pub mod retry;
 pub mod settings;
 mod slots;
 mod source;
+pub mod splay;
 pub mod status;
 pub mod trouble;
 pub mod tus;

@@ -36,32 +36,6 @@ pub struct LocalTime {
 
 /// Times of the week.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-<<<<<<< HEAD
-pub struct Windows(Vec<String>);
-
-/// Why a list of times is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no window")]
-pub struct WindowError(String);
-
-impl Windows {
-    /// Reads a list as the configuration holds it; an empty one is always open.
-    ///
-    /// # Errors
-    ///
-    /// The first entry that is none.
-    pub fn parse(list: &[&str]) -> Result<Self, WindowError> {
-        match list.iter().find(|entry| !entry.contains('-')) {
-            Some(entry) => Err(WindowError((*entry).to_owned())),
-            None => Ok(Self(list.iter().map(|entry| (*entry).to_owned()).collect())),
-        }
-    }
-
-    /// The list as it was given.
-    #[must_use]
-    pub fn as_list(&self) -> &[String] {
-        &self.0
-=======
 pub struct Windows(Vec<Window>);
 
 /// One of the list.
@@ -449,6 +423,5 @@ mod tests {
         fn no_text_makes_the_reader_panic(text in "([MonTueSa,-]{0,8} )?[0-9:-]{0,12}|.{0,24}") {
             let _either = Windows::parse(&[&text]);
         }
->>>>>>> 76bff2c (Read the windows of uploads: times of the week by the gateway's own time zone)
     }
 }
