@@ -104,12 +104,13 @@ fn run(backend: Backend, future: Pin<&mut dyn Future<Output = ()>>) -> io::Resul
     }
 }
 
-/// An open file of a [`Backend`].
+/// An open file of a [`Backend`]. What is dropped instead of closed is closed by close(2), once no operation on it is
+/// under way.
 #[derive(Debug)]
 pub enum File {
     /// Of [`Backend::Uring`].
     #[cfg(not(target_env = "musl"))]
-    Uring(uring::File),
+    Uring(tokio_uring::fs::File),
     /// Of [`Backend::Threads`].
     Threads(fs::File),
 }
@@ -130,7 +131,7 @@ impl Backend {
     pub fn adopt(self, file: fs::File) -> File {
         match self {
             #[cfg(not(target_env = "musl"))]
-            Self::Uring => File::Uring(uring::adopt(file)),
+            Self::Uring => File::Uring(tokio_uring::fs::File::from_std(file)),
             Self::Threads => File::Threads(file),
         }
     }
@@ -217,6 +218,7 @@ mod tests {
     use std::{
         io::{Read as _, Write as _},
         net::TcpStream,
+        os::fd::OwnedFd,
         thread,
         time::Duration,
     };
@@ -297,6 +299,16 @@ mod tests {
                 buffer.to_vec()
             });
             assert_eq!(read.unwrap(), b"ello", "{backend:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_dropped_is_closed() {
+        for backend in backends() {
+            let (reader, mut writer) = io::pipe().unwrap();
+            block_on(backend, async { drop(backend.adopt(OwnedFd::from(reader).into())) }).unwrap();
+            let written = writer.write(b"hello").map_err(|error| error.kind());
+            assert_eq!(written, Err(io::ErrorKind::BrokenPipe), "{backend:?}");
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    mem::ManuallyDrop,
     os::fd::{AsRawFd as _, BorrowedFd},
 };
 
@@ -10,7 +9,7 @@ use io_uring::{IoUring, Probe, opcode};
 use tokio_uring::{
     Runtime,
     buf::{BoundedBuf as _, IoBuf, IoBufMut},
-    fs,
+    fs::File,
 };
 
 use crate::{BLOCK, Buffer};
@@ -78,13 +77,6 @@ unsafe impl IoBufMut for Buffer {
     }
 }
 
-/// Closed by [`close`], never by dropping, which would submit a close nobody waits for.
-pub(crate) type File = ManuallyDrop<fs::File>;
-
-pub(crate) fn adopt(file: std::fs::File) -> File {
-    ManuallyDrop::new(fs::File::from_std(file))
-}
-
 pub(crate) fn borrow(file: &File) -> BorrowedFd<'_> {
     // SAFETY: `file` keeps the descriptor open for the borrow's lifetime.
     unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) }
@@ -92,7 +84,7 @@ pub(crate) fn borrow(file: &File) -> BorrowedFd<'_> {
 
 pub(crate) async fn close(file: File) {
     // The descriptor is gone whatever close(2) answers, and all that matters was synced before.
-    let _answer = ManuallyDrop::into_inner(file).close().await;
+    let _answer = file.close().await;
 }
 
 pub(crate) async fn read(file: &File, mut buffer: Buffer, offset: u64) -> (io::Result<()>, Buffer) {
