@@ -13,7 +13,7 @@ use serde_json::json;
 use tidegate_abi::MAX_SAMPLE_RATE;
 use tidegate_upload::{
     settings::{After, HttpVersion, Protocol, Verify},
-    window::Windows,
+    window::{MAX_WINDOWS, Windows},
 };
 use tidegate_values::{Patterns, PublicKey, Size, Span};
 use tracing::Level;
@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{control::commands::Name, kernel::OnStop, policy::Fragments};
 
+const _: () = assert!(MAX_WINDOWS == 32, "the text of upload.window says so");
 const _: () = assert!(MAX_SAMPLE_RATE == 65_536, "the text of traffic.sample_rate says so");
 
 /// How a value is written.
@@ -724,15 +725,14 @@ pub static KEYS: &[Key] = &[
     },
     Key {
         name: "upload.window",
-        about: "When uploads may go on: times of day, on all days or some. []: always.",
+        about: "When uploads may go on, by the gateway's own time zone: each day, or on those that are named. []: always.",
         default: "[]",
-        accepted: r#"a list of at most 16 times such as "01:00-05:00", "Mon-Fri 22:00-06:00" and "Sat,Sun 00:00-24:00""#,
+        accepted: r#"a list of at most 32 times such as "01:00-05:00", "Mon-Fri 22:00-06:00" and "Sat,Sun 00:00-24:00""#,
         effect: Effect::Live,
         reach: Reach::Remote,
         kind: Kind::List,
         set: |config, value| {
-            let windows = Windows::parse(&list(value, 16)?).map_err(|error| Refused(Some(error.to_string())))?;
-            config.upload.windows = windows;
+            config.upload.windows = Windows::parse(&list(value, MAX_WINDOWS)?).map_err(|error| Refused(Some(error)))?;
             Ok(())
         },
         get: |config| json!(config.upload.windows.as_list()),

@@ -250,7 +250,7 @@ fn every_key_can_be_set_by_a_variable() {
         ("upload.part_size", "1GiB", json!("1GiB")),
         ("upload.compression", "zstd:3", json!("zstd:3")),
         ("upload.rate_limit", "512KiB", json!("512KiB")),
-        ("upload.window", "01:00-05:00", json!(["01:00-05:00"])),
+        ("upload.window", "01:00-05:00, Sat-Sun 00:00-24:00", json!(["01:00-05:00", "Sat,Sun 00:00-24:00"])),
         ("upload.concurrency", "4", json!(4)),
         ("upload.metered", "wwan*", json!(["wwan*"])),
         ("upload.splay", "0s", json!("0s")),
@@ -401,7 +401,7 @@ const WRONG: &[(&str, &[&str])] = &[
     ),
     (
         "[upload]\nwindow = ['night']\n",
-        &["tidegate.toml:2: [upload] window: found ['night'], accepted is a list of at most 16 times"],
+        &["tidegate.toml:2: [upload] window: found ['night'], accepted is a list of at most 32 times"],
     ),
     (
         "[upload]\nconcurrency = 5\n",
