@@ -45,6 +45,40 @@ pub(crate) struct Job {
 }
 
 impl Job {
+    /// No file: for requests that are about none.
+    pub(crate) fn nobody() -> Self {
+        let identity = Identity { dev: 0, ino: 0, size: 0, mtime_ns: 0, ctime_ns: 0 };
+        let absent = || Err(Trouble::new(Kind::Vanished, "there is no file"));
+        Self::new(PathBuf::new(), String::new(), identity, Box::new(absent), PathBuf::new())
+    }
+
+    /// A file that nothing was done with yet.
+    pub(crate) fn new(
+        outbox: PathBuf,
+        name: String,
+        identity: Identity,
+        open: Box<dyn Fn() -> Result<File, Trouble>>,
+        journal_path: PathBuf,
+    ) -> Self {
+        Self {
+            outbox,
+            name,
+            identity,
+            open,
+            content_type: None,
+            metadata: Vec::new(),
+            journal_path,
+            journal: None,
+            sent_end: None,
+            farthest: None,
+            attempts: 0,
+            in_a_row: None,
+            last_error: None,
+            sent_bytes: 0,
+            begun: None,
+        }
+    }
+
     /// Counts a trouble; how many of its kind there were in a row.
     pub(crate) fn failed(&mut self, trouble: &Trouble, progressed: bool) -> u32 {
         let before =

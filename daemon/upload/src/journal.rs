@@ -39,6 +39,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tidegate_values::Digest;
 
 use crate::{
     codec::{Coding, Encoding},
@@ -62,8 +63,8 @@ pub struct Begin {
     pub name: String,
     /// What makes it this file.
     pub identity: Identity,
-    /// SHA-256 of the content, as hex.
-    pub sha256: String,
+    /// Of the content.
+    pub sha256: Digest,
     /// Where it goes, and how: another endpoint or protocol is another upload.
     pub target: String,
     /// [`Coding`] by name.
@@ -468,7 +469,7 @@ mod tests {
             outbox: "/var/spool/tidegate".into(),
             name: "log.csv".into(),
             identity: Identity { dev: 1, ino: 2, size: 1_000_000, mtime_ns: 3, ctime_ns: 4 },
-            sha256: "00".repeat(32),
+            sha256: Digest([0; 32]),
             target: "tus https://files.example/".into(),
             coding: "zstd".into(),
             level: 1,

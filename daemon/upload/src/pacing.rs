@@ -14,40 +14,33 @@ const TRICKLE: Duration = Duration::from_secs(5);
 
 /// For all uploads together.
 pub(crate) struct Pacing {
-    /// `None`: no limit.
-    bucket: RefCell<Option<Bucket>>,
+    bucket: RefCell<Bucket>,
     /// Whether what goes first has something to send.
     first: watch::Receiver<bool>,
 }
 
 impl Pacing {
-    pub(crate) const fn new(first: watch::Receiver<bool>) -> Self {
-        Self { bucket: RefCell::new(None), first }
+    pub(crate) fn new(first: watch::Receiver<bool>, rate: Option<u64>) -> Self {
+        Self { bucket: RefCell::new(Bucket::new(rate, Instant::now().into_std())), first }
     }
 
-    /// From now on so many bytes a second.
+    /// From now on so many bytes a second; `None`: as many as the link gives.
     pub(crate) fn limit(&self, rate: Option<u64>) {
-        let mut bucket = self.bucket.borrow_mut();
-        match (&mut *bucket, rate) {
-            (Some(bucket), Some(rate)) => bucket.set_rate(Instant::now().into_std(), rate),
-            (bucket, rate) => *bucket = rate.map(|rate| Bucket::new(Instant::now().into_std(), rate)),
-        }
+        self.bucket.borrow_mut().set_rate(rate, Instant::now().into_std());
     }
 
-    /// Waits until `bytes` may go.
-    pub(crate) async fn may_send(&self, bytes: usize, hold: &Hold) {
+    /// Waits until some of `bytes` may go, and says how many.
+    pub(crate) async fn may_send(&self, bytes: usize, hold: &Hold) -> usize {
         if *self.first.borrow() {
             let mut first = self.first.clone();
             let _either = hold.during(timeout(TRICKLE, first.wait_for(|busy| !busy))).await;
         }
-        let now = Instant::now();
-        let wait = self
-            .bucket
-            .borrow_mut()
-            .as_mut()
-            .map_or(Duration::ZERO, |bucket| bucket.take(now.into_std(), bytes as u64));
-        if !wait.is_zero() {
-            hold.during(sleep(wait)).await;
+        loop {
+            let taken = self.bucket.borrow_mut().take(Instant::now().into_std(), bytes as u64);
+            match taken {
+                Ok(some) => return usize::try_from(some).unwrap_or(bytes).min(bytes),
+                Err(wait) => hold.during(sleep(wait)).await,
+            }
         }
     }
 }

@@ -55,6 +55,17 @@ pub struct Settings {
     pub credentials: Arc<dyn Credentials>,
 }
 
+impl Settings {
+    /// Whether what is under way may go on with the others: they lead to the same place in the same way.
+    #[must_use]
+    pub fn goes_the_same_way(&self, other: &Self) -> bool {
+        let way = |settings: &Self| {
+            (settings.endpoint.clone(), settings.protocol, settings.http, settings.proxy.clone(), settings.state_dir.clone())
+        };
+        way(self) == way(other) && self.outboxes == other.outboxes && self.metered == other.metered
+    }
+}
+
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")

@@ -125,10 +125,17 @@ impl Slotted {
             if length == 0 {
                 return None;
             }
-            let start = rest.start;
-            rest.start += length;
-            Some(Piece { slot: rest.slot.clone(), home: Arc::clone(&rest.home), start, end: start + length })
+            Some(rest.split_to(length))
         })
+    }
+}
+
+impl Piece {
+    /// Cuts off its first `count` bytes.
+    pub(crate) fn split_to(&mut self, count: usize) -> Self {
+        let start = self.start;
+        self.start += count.min(self.remaining());
+        Self { slot: self.slot.clone(), home: Arc::clone(&self.home), start, end: self.start }
     }
 }
 

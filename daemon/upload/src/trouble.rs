@@ -170,6 +170,12 @@ impl Kind {
         )
     }
 
+    /// Whether nobody but the file is to blame: there is nothing to wait for.
+    #[must_use]
+    pub const fn is_of_the_file(self) -> bool {
+        matches!(self, Self::FrameDiffers | Self::LengthWanted | Self::Unreadable | Self::Changed | Self::Vanished)
+    }
+
     /// What follows, after this many of this kind in a row for the file, without progress between, this one included.
     #[must_use]
     pub const fn verdict(self, in_a_row: u32) -> Verdict {

@@ -40,11 +40,13 @@ pub(crate) struct Clocks {
     pub(crate) total_within: Duration,
 }
 
-/// Whether it is us who hold the body back: then its silence is not the server's.
+/// What the one who feeds a body tells the one who waits for the answer: whether it is us who hold it back, since that silence is
+/// not the server's, and when it is whole.
 #[derive(Debug, Default)]
 pub(crate) struct Hold {
     held: Cell<bool>,
     slow: Cell<bool>,
+    whole: Cell<bool>,
 }
 
 impl Hold {
@@ -56,6 +58,11 @@ impl Hold {
         output
     }
 
+    /// All of the body is on its way: from now on an answer is not early.
+    pub(crate) fn is_whole(&self) {
+        self.whole.set(true);
+    }
+
     /// Whether the server was slow.
     pub(crate) const fn was_slow(&self) -> bool {
         self.slow.get()
@@ -64,23 +71,27 @@ impl Hold {
 
 /// A server's answer.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
     /// The beginning of its body, fit to be shown.
-    pub(crate) said: String,
+    pub said: String,
     /// It came before the body had gone.
-    pub(crate) early: bool,
+    pub early: bool,
 }
 
 impl Answer {
     /// A header's value, if it is text.
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
     /// What it means where it is not what was hoped for.
-    pub(crate) fn trouble(&self, begun: bool) -> Trouble {
+    #[must_use]
+    pub fn trouble(&self, begun: bool) -> Trouble {
         let mut trouble = Trouble::of_status(self.status, begun, &self.said);
         trouble.retry_after = self.header("retry-after").and_then(|text| parse_retry_after(text, SystemTime::now()));
         if self.early && trouble.kind == Kind::Garbage {
@@ -142,7 +153,7 @@ impl Connection {
         };
         let (parts, body) = response.into_parts();
         let said = if head { String::new() } else { read(body, clocks.progress_within).await? };
-        Ok(Answer { status: parts.status, headers: parts.headers, said, early: !fed })
+        Ok(Answer { status: parts.status, headers: parts.headers, said, early: !fed && !hold.whole.get() })
     }
 }
 

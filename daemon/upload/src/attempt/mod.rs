@@ -10,16 +10,22 @@
 //!
 //! What follows from a trouble is decided by whoever starts attempts ([`Kind::verdict`]).
 
+#[cfg(test)]
+mod server;
+#[cfg(test)]
+mod tests;
+
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     time::Duration,
 };
 
+use bytes::Buf as _;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header, request::Builder};
 use ring::digest;
 use tidegate_storage::Backend;
-use tidegate_values::base64;
+use tidegate_values::{Digest, base64};
 use tokio::time::Instant;
 
 use crate::{
@@ -223,30 +229,28 @@ impl<'a> Attempt<'a> {
         let codec_version = encoder.version().map_err(|error| codec_trouble(&error))?;
         let encoding = encoder.encoding();
         let mut context = digest::Context::new(&digest::SHA256);
-        let mut frames = Vec::new();
+        let known = planned || source.frames() <= 1;
         let mut length = 0;
         for index in 0..source.frames() {
             let mut slot = self.slots.take().await;
             source.read(index, &mut slot).await?;
             context.update(slot.buffer());
-            if planned || source.frames() == 1 {
+            if known && !encoding.is_identity() {
                 let mut encoded = self.slots.take().await;
                 let room = encoded.buffer().capacity();
                 encoded.buffer().set_len(room);
                 let made =
                     encoder.encode(slot.buffer(), encoded.buffer().as_mut()).map_err(|error| codec_trouble(&error))?;
                 length += made as u64;
-                frames.push(());
             }
             tokio::task::yield_now().await;
         }
-        let known = planned || source.frames() <= 1;
         let length = if encoding.is_identity() { Some(source.size()) } else { known.then_some(length) };
         let begin = Begin {
             outbox: self.job.outbox.clone(),
             name: self.job.name.clone(),
             identity: self.job.identity,
-            sha256: hex(context.finish().as_ref()),
+            sha256: Digest(context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")),
             target: self.target(),
             coding: encoding.name().to_owned(),
             level: encoding.level,
@@ -312,6 +316,7 @@ impl<'a> Attempt<'a> {
     /// What goes with the file: what says what it is, then what its sidecar says.
     fn metadata(&self) -> HeaderValue {
         let begin = &self.journal().known().begin;
+        let sha256 = begin.sha256.to_string();
         let size = self.job.identity.size.to_string();
         let mtime = (self.job.identity.mtime_ns / 1_000_000_000).to_string();
         let content_type = self.job.content_type.as_deref();
@@ -319,7 +324,7 @@ impl<'a> Attempt<'a> {
         let ours = [
             Some(("filename", self.job.name.as_str())),
             content_type.map(|content_type| ("filetype", content_type)),
-            Some(("sha256", begin.sha256.as_str())),
+            Some(("sha256", sha256.as_str())),
             Some(("size", size.as_str())),
             encoding.map(|encoding| ("encoding", encoding)),
             Some(("gateway", self.settings.gateway.as_str())),
@@ -736,7 +741,7 @@ impl<'a> Attempt<'a> {
     }
 
     fn put_request(&self, uri: &Uri, encoding: Encoding) -> Builder {
-        let digest = content_digest(&self.journal().known().begin.sha256);
+        let digest = content_digest(self.journal().known().begin.sha256);
         let mut builder = Request::builder()
             .method(Method::PUT)
             .uri(uri.clone())
@@ -845,14 +850,19 @@ async fn feed_body(
             let skip = at.skip + (end - range.start) as u64;
             *cursor = Cursor { index: at.index, skip };
         }
-        for piece in slot.pieces(range.start, end) {
-            let length = bytes::Buf::remaining(&piece);
-            pacing.may_send(length, hold).await;
-            if feed.piece(piece).await.is_err() {
-                // The connection has ended, or the answer has come: whoever waits for that says which.
-                std::future::pending::<()>().await;
+        for mut piece in slot.pieces(range.start, end) {
+            while piece.has_remaining() {
+                let may = pacing.may_send(piece.remaining(), hold).await;
+                if feed.piece(piece.split_to(may)).await.is_err() {
+                    // The connection has ended, or the answer has come: whoever waits for that says which.
+                    std::future::pending::<()>().await;
+                }
+                fed.bytes += may as u64;
+                if matches!(budget, Budget::Exactly(length) if length == fed.bytes) {
+                    // Told the length, a server need not wait for an end.
+                    hold.is_whole();
+                }
             }
-            fed.bytes += length as u64;
         }
         progress.sent.set(content_before(cursor).min(producer.source.size()));
     }
@@ -864,6 +874,7 @@ async fn feed_body(
     if feed.end(None).await.is_err() {
         std::future::pending::<()>().await;
     }
+    hold.is_whole();
     Ok(())
 }
 
@@ -885,15 +896,9 @@ fn codec_trouble(error: &std::io::Error) -> Trouble {
     Trouble::new(Kind::Unreadable, format!("cannot be compressed: {error}"))
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// `sha-256=:…:` (RFC 9530) of a digest in hex.
-fn content_digest(sha256: &str) -> HeaderValue {
-    let bytes: Vec<u8> =
-        (0..sha256.len() / 2).filter_map(|at| u8::from_str_radix(&sha256[2 * at..2 * at + 2], 16).ok()).collect();
-    HeaderValue::try_from(format!("sha-256=:{}:", base64::encode(&bytes))).expect("base64 is a header")
+/// `sha-256=:…:` (RFC 9530).
+fn content_digest(sha256: Digest) -> HeaderValue {
+    HeaderValue::try_from(format!("sha-256=:{}:", base64::encode(&sha256.0))).expect("base64 is a header")
 }
 
 /// A name as it stands in a path (RFC 3986, section 3.3).

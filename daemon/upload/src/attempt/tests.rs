@@ -1,0 +1,394 @@
+use std::{fs, fs::File, io::Read as _, sync::Arc};
+
+use tempfile::TempDir;
+use tidegate_storage::{IoPreference, block_on, choose};
+use tidegate_values::Patterns;
+use tokio::sync::watch;
+
+use super::{
+    server::{Mood, Server as TestServer, Upload},
+    *,
+};
+use crate::{
+    outbox::Identity,
+    settings::{After, Compression, Credentials, HttpVersion},
+    window::Windows,
+};
+
+const ALL: &str = "creation,creation-defer-length,termination,expiration";
+
+#[derive(Debug)]
+struct Nothing;
+
+impl Credentials for Nothing {
+    fn tls(&self) -> Result<rustls::ClientConfig, String> {
+        Err("no TLS here".to_owned())
+    }
+
+    fn authorization(&self) -> Result<Option<HeaderValue>, String> {
+        Ok(None)
+    }
+
+    fn explain(&self, error: &rustls::Error) -> String {
+        error.to_string()
+    }
+}
+
+/// A file, a server and what is kept between attempts.
+struct Stage {
+    dir: TempDir,
+    settings: Settings,
+    server: TestServer,
+    kept: RefCell<Server>,
+}
+
+impl Stage {
+    fn new(content: &[u8], protocol: Protocol, compression: Compression, mood: Mood) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("log.csv"), content).unwrap();
+        let server = TestServer::start(mood);
+        let second = Duration::from_secs(1);
+        let settings = Settings {
+            gateway: "gw-7".to_owned(),
+            outboxes: vec![dir.path().to_owned()],
+            state_dir: dir.path().to_owned(),
+            endpoint: Some(server.url()),
+            protocol,
+            http: HttpVersion::Auto,
+            part_size_bytes: 64 << 20,
+            compression,
+            rate_limit: None,
+            windows: Windows::default(),
+            concurrency: 1,
+            metered: Patterns::default(),
+            splay: Duration::ZERO,
+            settle: second,
+            after: After::Remove,
+            verify: Verify::No,
+            proxy: None,
+            connect_within: 5 * second,
+            progress_within: 5 * second,
+            total_within: 60 * second,
+            credentials: Arc::new(Nothing),
+        };
+        Self { dir, settings, server, kept: RefCell::default() }
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.dir.path().join("log.csv")
+    }
+
+    fn job(&self) -> Job {
+        let path = self.path();
+        let identity = Identity::of(&File::open(&path).unwrap()).unwrap();
+        let open = move || File::open(&path).map_err(|error| Trouble::new(Kind::Vanished, error.to_string()));
+        let journal = self.dir.path().join("journal");
+        Job::new(self.dir.path().to_owned(), "log.csv".to_owned(), identity, Box::new(open), journal)
+    }
+
+    /// One attempt on a thread as the engine has it.
+    fn attempt(&self, job: &mut Job) -> Result<Arrived, Trouble> {
+        let backend = choose(IoPreference::Auto).unwrap().backend;
+        let endpoint = self.server.url();
+        let (_important, first) = watch::channel(false);
+        let (pacing, progress, yields) = (Pacing::new(first, None), Progress::new(), Cell::new(false));
+        let attempt = Attempt::new(&self.settings, &endpoint, backend, job, &self.kept, &pacing, &progress, &yields);
+        block_on(backend, attempt.run(std::future::pending())).unwrap().unwrap().result
+    }
+
+    /// Attempts until it is there; the kinds of trouble on the way.
+    fn bring(&self, job: &mut Job) -> Vec<Kind> {
+        let mut troubles = Vec::new();
+        loop {
+            match self.attempt(job) {
+                Ok(_) => return troubles,
+                Err(trouble) => {
+                    if trouble.kind.verdict(1) == crate::trouble::Verdict::Restart {
+                        job.journal.take().unwrap().remove().unwrap();
+                        (job.sent_end, job.farthest) = (None, None);
+                    }
+                    troubles.push(trouble.kind);
+                    assert!(troubles.len() < 200, "{troubles:?}");
+                }
+            }
+        }
+    }
+}
+
+fn text(bytes: usize) -> Vec<u8> {
+    let lines = (0_u64..).flat_map(|n| format!("temperature={};humidity={};door=closed\n", n % 977, n * n % 131).into_bytes());
+    lines.take(bytes).collect()
+}
+
+fn random(bytes: usize) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(bytes as u64);
+    std::iter::repeat_with(|| random.u8(..)).take(bytes).collect()
+}
+
+fn decoded(upload: &Upload, coding: &str) -> Vec<u8> {
+    let mut content = Vec::new();
+    match coding {
+        "gzip" => drop(flate2::read::MultiGzDecoder::new(&upload.bytes[..]).read_to_end(&mut content).unwrap()),
+        "zstd" => {
+            let mut rest = &upload.bytes[..];
+            while !rest.is_empty() {
+                let length = zstd_safe::find_frame_compressed_size(rest).unwrap();
+                let mut frame = Vec::with_capacity(FRAME_BYTES);
+                zstd_safe::decompress(&mut frame, &rest[..length]).unwrap();
+                content.append(&mut frame);
+                rest = &rest[length..];
+            }
+        }
+        _ => content.clone_from(&upload.bytes),
+    }
+    content
+}
+
+fn mood(extensions: &'static str) -> Mood {
+    Mood { extensions, ..Mood::default() }
+}
+
+#[test]
+fn content_of_every_size_arrives_with_its_digest_and_what_it_is() {
+    for size in [0, 1, 1000, FRAME_BYTES - 1, FRAME_BYTES, FRAME_BYTES + 1, 3 * FRAME_BYTES + 77] {
+        for (compression, coding) in [(Compression::None, "identity"), (Compression::Zstd(1), "zstd"), (Compression::Gzip(1), "gzip")] {
+            for extensions in [ALL, "creation"] {
+                let content = text(size);
+                let stage = Stage::new(&content, Protocol::Tus, compression, mood(extensions));
+                assert_eq!(stage.bring(&mut stage.job()), [], "{size} {coding} {extensions}");
+                let upload = stage.server.only();
+                assert_eq!(upload.length, Some(upload.bytes.len()), "{size} {coding} {extensions}: it is complete");
+                let coding = if size < 1000 { "identity" } else { coding };
+                assert!(decoded(&upload, coding) == content, "{size} {coding} {extensions}");
+                let digest = tidegate_values::Digest::of(&content).to_string();
+                let pair = format!("sha256 {}", base64::encode(digest.as_bytes()));
+                assert!(upload.metadata.contains(&pair), "{}", upload.metadata);
+                assert_eq!(upload.metadata.contains("encoding "), coding != "identity", "{}", upload.metadata);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_put_says_its_digest_and_its_coding() {
+    for (compression, coding) in [(Compression::None, None), (Compression::Zstd(3), Some("zstd"))] {
+        let content = text(700_000);
+        let stage = Stage::new(&content, Protocol::Http, compression, Mood::default());
+        assert_eq!(stage.bring(&mut stage.job()), []);
+        assert!(decoded(&stage.server.only(), coding.unwrap_or_default()) == content);
+        let seen = stage.server.seen("PUT").remove(0);
+        assert_eq!(seen.headers.get("content-encoding").map(String::as_str), coding);
+        let digest = format!("sha-256=:{}:", base64::encode(&Digest::of(&content).0));
+        assert_eq!(seen.headers["unencoded-digest"], digest);
+        assert_eq!(seen.headers.contains_key("repr-digest"), coding.is_none());
+        assert_eq!(seen.headers.get("transfer-encoding").is_some(), coding.is_some());
+    }
+}
+
+#[test]
+fn what_does_not_shrink_is_sent_as_it_is() {
+    let content = random(600_000);
+    let stage = Stage::new(&content, Protocol::Tus, Compression::Zstd(1), mood(ALL));
+    assert_eq!(stage.bring(&mut stage.job()), []);
+    assert!(stage.server.only().bytes == content);
+}
+
+#[test]
+fn an_upload_that_is_cut_again_and_again_goes_on_at_each_last_byte() {
+    for (compression, coding) in [(Compression::None, "identity"), (Compression::Zstd(1), "zstd"), (Compression::Gzip(1), "gzip")] {
+        for extensions in [ALL, "creation"] {
+            let content = text(1_500_000);
+            let stage =
+                Stage::new(&content, Protocol::Tus, compression, Mood { cut_after: Some(70_001), ..mood(extensions) });
+            let mut troubles = Vec::new();
+            loop {
+                // As after a crash: nothing is kept but what is on disk.
+                let mut job = stage.job();
+                match stage.attempt(&mut job) {
+                    Ok(_) => break,
+                    Err(trouble) => troubles.push(trouble.kind),
+                }
+                assert!(troubles.len() < 100, "{troubles:?}");
+            }
+            let upload = stage.server.only();
+            assert!(decoded(&upload, coding) == content, "{coding} {extensions}");
+            let cuts = upload.bytes.len() / 70_001;
+            assert_eq!(troubles, vec![Kind::EarlyClose; cuts], "{coding} {extensions}");
+            let received: usize = stage.server.seen("PATCH").iter().map(|seen| seen.body_bytes).sum();
+            assert_eq!(received, upload.bytes.len(), "not one byte twice");
+        }
+    }
+}
+
+#[test]
+fn a_lost_tail_of_the_journal_costs_no_byte() {
+    let content = text(1_500_000);
+    let stage = Stage::new(&content, Protocol::Tus, Compression::Zstd(1), Mood { cut_after: Some(20_000), ..mood(ALL) });
+    assert!(stage.attempt(&mut stage.job()).is_err());
+    // Up to where the upload is: what stands first.
+    let path = stage.dir.path().join("journal");
+    let journal = fs::read(&path).unwrap();
+    let url = stage.server.url().to_string();
+    let found = journal.windows(url.len()).rposition(|window| window == url.as_bytes()).unwrap();
+    fs::write(&path, &journal[..found + url.len() + "/0".len() + 4]).unwrap();
+    stage.server.set(|mood| mood.cut_after = None);
+    assert_eq!(stage.bring(&mut stage.job()), []);
+    assert!(decoded(&stage.server.only(), "zstd") == content);
+}
+
+#[test]
+fn a_frame_that_comes_out_differently_begins_the_upload_anew() {
+    let content = text(1_500_000);
+    let stage = Stage::new(&content, Protocol::Tus, Compression::Zstd(1), Mood { cut_after: Some(20_000), ..mood(ALL) });
+    assert!(stage.attempt(&mut stage.job()).is_err());
+    let path = stage.dir.path().join("journal");
+    // Another version of the library wrote this one.
+    let known = Journal::open(&path).unwrap().unwrap().known().clone();
+    let begin = Begin { codec_version: known.begin.codec_version ^ 1, ..known.begin };
+    Journal::create(&path, begin, false).unwrap().located(&known.location.unwrap(), false).unwrap();
+    stage.server.set(|mood| mood.cut_after = None);
+    let mut job = stage.job();
+    assert_eq!(stage.bring(&mut job), [Kind::FrameDiffers]);
+    assert_eq!(stage.server.state.lock().unwrap().uploads.len(), 2);
+}
+
+#[test]
+fn a_server_that_forgot_an_upload_gets_it_anew() {
+    let content = text(900_000);
+    let stage = Stage::new(&content, Protocol::Tus, Compression::None, Mood { cut_after: Some(300_000), ..mood(ALL) });
+    let mut job = stage.job();
+    assert!(stage.attempt(&mut job).is_err());
+    stage.server.state.lock().unwrap().uploads.clear();
+    stage.server.set(|mood| mood.cut_after = None);
+    assert_eq!(stage.bring(&mut job), [Kind::Forgotten]);
+    assert!(stage.server.only().bytes == content);
+}
+
+#[test]
+fn a_server_that_tells_more_than_it_was_sent_is_not_believed() {
+    let content = text(900_000);
+    let stage = Stage::new(&content, Protocol::Tus, Compression::None, Mood { cut_after: Some(300_000), ..mood(ALL) });
+    let mut job = stage.job();
+    assert!(stage.attempt(&mut job).is_err());
+    stage.server.set(|mood| mood.lies = 500_000);
+    assert_eq!(stage.attempt(&mut job).unwrap_err().kind, Kind::LyingOffset);
+    // And after a part that went through.
+    let stage = Stage::new(&content, Protocol::Tus, Compression::None, Mood { lies: 1, ..mood(ALL) });
+    assert_eq!(stage.attempt(&mut stage.job()).unwrap_err().kind, Kind::LyingOffset);
+}
+
+#[test]
+fn a_server_that_has_less_than_it_said_gets_it_again() {
+    let content = text(900_000);
+    let stage = Stage::new(&content, Protocol::Tus, Compression::Zstd(1), Mood { cut_after: Some(8_000), ..mood(ALL) });
+    let mut job = stage.job();
+    assert!(stage.attempt(&mut job).is_err());
+    assert!(stage.attempt(&mut job).is_err());
+    for upload in stage.server.state.lock().unwrap().uploads.values_mut() {
+        upload.bytes.truncate(7);
+    }
+    stage.server.set(|mood| mood.cut_after = None);
+    assert_eq!(stage.bring(&mut job), []);
+    assert!(decoded(&stage.server.only(), "zstd") == content);
+    assert_eq!(stage.kept.borrow().troubles.get("lost-offset"), None, "nothing was confirmed but by being asked");
+}
+
+#[test]
+fn a_server_that_wants_the_length_first_gets_it() {
+    let content = text(900_000);
+    let stage = Stage::new(&content, Protocol::Tus, Compression::Zstd(1), Mood { wants_length: true, ..mood(ALL) });
+    let mut job = stage.job();
+    assert_eq!(stage.bring(&mut job), [Kind::LengthWanted]);
+    let state = stage.server.state.lock().unwrap();
+    assert!(decoded(&state.uploads["/files/1"], "zstd") == content);
+    assert!(state.uploads["/files/1"].length.is_some());
+}
+
+#[test]
+fn parts_carry_their_checksum_where_the_server_offers_that() {
+    for (compression, coding) in [(Compression::None, "identity"), (Compression::Zstd(1), "zstd")] {
+        let content = text(1_200_000);
+        let stage = Stage::new(&content, Protocol::Tus, compression, mood("creation,creation-defer-length,checksum"));
+        let mut job = stage.job();
+        stage.server.set(|mood| mood.rots = true);
+        assert_eq!(stage.attempt(&mut job).unwrap_err().kind, Kind::Checksum);
+        stage.server.set(|mood| mood.rots = false);
+        assert_eq!(stage.bring(&mut job), [], "{coding}");
+        assert!(decoded(&stage.server.only(), coding) == content);
+        assert!(stage.server.seen("PATCH").iter().all(|seen| seen.body_bytes == 0 || seen.headers.contains_key("upload-checksum")));
+    }
+}
+
+#[test]
+fn refusals_are_told_apart_also_while_the_body_is_on_its_way() {
+    for (method, answer, kind) in [
+        ("OPTIONS", "503 Service Unavailable\r\nretry-after: 7", Kind::Unavailable),
+        ("POST", "413 Content Too Large", Kind::TooLarge),
+        ("POST", "403 Forbidden", Kind::Forbidden),
+        ("POST", "404 Not Found", Kind::NotFound),
+        ("POST", "429 Too Many Requests", Kind::TooMany),
+        ("PATCH", "423 Locked", Kind::Locked),
+        ("PATCH", "500 Internal Server Error", Kind::ServerError),
+        ("PATCH", "403 Forbidden", Kind::Forbidden),
+        ("PATCH", "408 Request Timeout", Kind::RequestTimeout),
+    ] {
+        let stage = Stage::new(&text(5_000_000), Protocol::Tus, Compression::None, mood(ALL));
+        stage.server.set(|mood| mood.answers.push((method, answer)));
+        let trouble = stage.attempt(&mut stage.job()).unwrap_err();
+        assert_eq!(trouble.kind, kind, "{method} {answer}: {trouble}");
+        assert_eq!(trouble.retry_after, answer.contains("retry-after").then_some(Duration::from_secs(7)));
+    }
+    for (answer, kind) in [("413 Content Too Large", Kind::TooLarge), ("401 Unauthorized", Kind::Unauthorized)] {
+        let stage = Stage::new(&text(5_000_000), Protocol::Http, Compression::None, Mood::default());
+        stage.server.set(|mood| mood.answers.push(("PUT", answer)));
+        let trouble = stage.attempt(&mut stage.job()).unwrap_err();
+        assert_eq!(trouble.kind, kind, "{answer}: {trouble}");
+        assert_eq!(stage.kept.borrow().troubles.get("early-answer"), Some(&1));
+    }
+}
+
+#[test]
+fn a_redirect_is_followed_with_the_body_from_its_beginning() {
+    let content = text(2_000_000);
+    let stage = Stage::new(&content, Protocol::Http, Compression::Gzip(1), Mood::default());
+    stage.server.set(|mood| mood.answers.push(("PUT", "307 Temporary Redirect\r\nlocation: /elsewhere/log.csv")));
+    assert_eq!(stage.bring(&mut stage.job()), []);
+    assert!(decoded(&stage.server.state.lock().unwrap().uploads["/elsewhere/log.csv"], "gzip") == content);
+}
+
+#[test]
+fn a_file_that_is_not_what_it_was_is_not_sent_on() {
+    let stage = Stage::new(&text(900_000), Protocol::Tus, Compression::None, Mood { cut_after: Some(300_000), ..mood(ALL) });
+    let mut job = stage.job();
+    assert!(stage.attempt(&mut job).is_err());
+    fs::OpenOptions::new().append(true).open(stage.path()).unwrap().set_len(400_000).unwrap();
+    assert_eq!(stage.attempt(&mut job).unwrap_err().kind, Kind::Changed);
+    fs::rename(stage.path(), stage.dir.path().join("gone")).unwrap();
+    assert_eq!(stage.attempt(&mut job).unwrap_err().kind, Kind::Vanished);
+}
+
+#[test]
+fn what_is_read_back_is_compared_byte_by_byte() {
+    for compression in [Compression::None, Compression::Zstd(1)] {
+        for protocol in [Protocol::Tus, Protocol::Http] {
+            let mut stage = Stage::new(&text(900_000), protocol, compression, mood(ALL));
+            stage.settings.verify = Verify::ReadBack;
+            assert_eq!(stage.attempt(&mut stage.job()), Ok(Arrived::Whole));
+            let _gone = fs::remove_file(stage.dir.path().join("journal"));
+            stage.server.set(|mood| mood.rots = true);
+            assert_eq!(stage.attempt(&mut stage.job()).unwrap_err().kind, Kind::Corrupted, "{protocol:?}");
+        }
+    }
+}
+
+#[test]
+fn where_no_journal_can_be_written_an_upload_goes_on_all_the_same() {
+    let content = text(1_500_000);
+    let stage = Stage::new(&content, Protocol::Tus, Compression::Zstd(1), Mood { cut_after: Some(70_000), ..mood(ALL) });
+    let mut job = stage.job();
+    job.journal_path = stage.dir.path().join("no-such-folder/journal");
+    let troubles = stage.bring(&mut job);
+    assert!(!troubles.is_empty() && troubles.iter().all(|kind| *kind == Kind::EarlyClose), "{troubles:?}");
+    assert!(decoded(&stage.server.only(), "zstd") == content);
+    assert!(stage.kept.borrow().troubles["journal"] >= 1);
+}
