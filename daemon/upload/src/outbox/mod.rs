@@ -19,6 +19,30 @@
 //! At once where it was renamed in, which is how a program should do it: `NAME.part`, `fsync`, `rename`. Any other one when it
 //! has not changed for a while ([`scan`]).
 
+pub mod finish;
+pub mod folder;
 pub mod identity;
+pub mod names;
+pub mod sidecar;
 
-pub use self::identity::Identity;
+pub use self::{
+    finish::{Finished, finish, recover_leftovers},
+    folder::{Folder, FolderError, Unusable},
+    identity::Identity,
+    sidecar::{Priority, Sidecar},
+};
+
+/// Does something as a user who owns nothing and may do nothing; `None` where these tests do not run as root, who alone can.
+#[cfg(test)]
+pub(crate) fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+    use rustix::{process::Uid, thread::set_thread_res_uid};
+
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let nobody = Uid::from_raw(65_534);
+            // Of this thread only: the other tests stay who they are.
+            set_thread_res_uid(nobody, nobody, nobody).ok().map(|()| work())
+        });
+        thread.join().unwrap()
+    })
+}
