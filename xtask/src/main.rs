@@ -13,6 +13,7 @@ mod fuzz;
 mod mutants;
 mod package;
 mod packages;
+mod peers;
 mod privilege;
 mod shell;
 mod test;
@@ -48,7 +49,8 @@ enum Task {
     },
     /// Check everything: format, lints, dependencies, unit, property and scenario tests
     ///
-    /// Installs what the tests need with apt-get (it asks once; services stay off), and cargo-deny below target/.
+    /// Installs what the tests need with apt-get (it asks once; services stay off), and below target/ cargo-deny and, of
+    /// npm and PyPI, peers of the upload scenarios.
     /// A scenario that fails is run once more, alone; what passes then is named as flaky. Ends with what was skipped, and
     /// why.
     Test(test::Args),

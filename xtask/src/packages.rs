@@ -27,7 +27,7 @@ pub(crate) const BENCH: [Package; 8] = [
 ];
 
 /// What the scenarios use.
-pub(crate) const TESTS: [Package; 9] = [
+pub(crate) const TESTS: [Package; 17] = [
     ("mosquitto", "mosquitto"),
     ("mosquitto-clients", "mosquitto_pub"),
     ("iproute2", "ip"),
@@ -37,6 +37,14 @@ pub(crate) const TESTS: [Package; 9] = [
     ("e2fsprogs", "mkfs.ext4"),
     ("util-linux", "losetup"),
     ("strace", "strace"),
+    ("curl", "curl"),
+    ("nginx", "nginx"),
+    ("zstd", "zstd"),
+    ("gzip", "gunzip"),
+    ("nodejs", "node"),
+    ("npm", "npm"),
+    ("python3", "python3"),
+    ("python3-pip", "pip3"),
 ];
 
 /// What builds and runs emulated gateways.

@@ -17,7 +17,7 @@ use self::{
 use crate::{
     ebpf,
     elf::Machine,
-    fuzz, mutants, packages,
+    fuzz, mutants, packages, peers,
     privilege::Privilege,
     shell::{self, cargo, heading},
 };
@@ -72,7 +72,12 @@ fn here(tally: &mut Tally, privilege: &Privilege, choice: Choice<'_>) {
             tally.step("fuzzing, a minute for each target", || Outcome::of(fuzz::all(60), "cargo xtask fuzz --for 1m"));
         }
     }
-    tally.step("scenario tests", || Scenarios::build().and_then(|scenarios| scenarios.run(privilege, choice)));
+    let peers = peers::install();
+    tally.step("scenario tests", || {
+        let mut scenarios = Scenarios::build()?;
+        peers.iter().for_each(|(variable, folder)| scenarios.tell(variable, folder.clone()));
+        scenarios.run(privilege, choice)
+    });
 }
 
 /// The package, on gateways. The cross build and the machines' images are made at the same time: each waits for one
