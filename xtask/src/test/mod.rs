@@ -75,7 +75,9 @@ fn here(tally: &mut Tally, privilege: &Privilege, choice: Choice<'_>) {
     let peers = peers::install();
     tally.step("scenario tests", || {
         let mut scenarios = Scenarios::build()?;
-        peers.iter().for_each(|(variable, folder)| scenarios.tell(variable, folder.clone()));
+        for (variable, folder) in &peers {
+            scenarios.tell(variable, folder.clone());
+        }
         scenarios.run(privilege, choice)
     });
 }
