@@ -52,6 +52,8 @@ mod process;
 #[cfg(feature = "schema")]
 pub mod schema;
 mod scratch;
+#[cfg(feature = "upload")]
+pub mod upload;
 #[cfg(feature = "device")]
 pub mod vm;
 

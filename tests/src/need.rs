@@ -45,6 +45,36 @@ pub fn find(name: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
+/// Node and what [`TusNode`](crate::upload::TusNode) runs: `@tus/server`.
+///
+/// # Errors
+///
+/// One of them is not there.
+#[cfg(feature = "upload")]
+pub fn tus_node() -> Need {
+    crate::upload::tus_node()
+}
+
+/// Python and what [`TusChecksum`](crate::upload::TusChecksum) runs: `resumable-upload`.
+///
+/// # Errors
+///
+/// One of them is not there.
+#[cfg(feature = "upload")]
+pub fn tus_checksum() -> Need {
+    crate::upload::tus_checksum()
+}
+
+/// An nginx that can be a [`Dav`](crate::upload::Dav).
+///
+/// # Errors
+///
+/// There is none, or it was built without DAV, TLS or HTTP/2.
+#[cfg(feature = "upload")]
+pub fn dav() -> Need {
+    crate::upload::dav()
+}
+
 /// Whether the big counts are wanted: `cargo xtask test --long`.
 #[must_use]
 pub fn long() -> bool {
