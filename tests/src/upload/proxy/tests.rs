@@ -360,3 +360,23 @@ fn an_absent_server_ends_the_connection_at_once() {
     assert!(read_all(&connect(&proxy)).0.is_empty());
     assert!(started.elapsed() < Duration::from_secs(5));
 }
+
+#[test]
+fn a_proxy_ends_soon_whatever_its_schedule() {
+    let (peer, _ends) = Peer::echo();
+    for seed in 0..40 {
+        let schedule = Schedule::random(seed, Protocol::Tus, &(0..=20_000));
+        let said = schedule.to_string();
+        let connections = schedule.faults().len() + 1;
+        let proxy = peer.proxy(schedule);
+        let streams: Vec<TcpStream> = (0..connections).map(|_| connect(&proxy)).collect();
+        for mut stream in &streams {
+            stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+            let _cut = stream.write_all(&[b'x'; 10_000]);
+        }
+        eventually(SOON, &said, || proxy.counts().connections == connections as u64);
+        let started = Instant::now();
+        drop(proxy);
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}: {said}", started.elapsed());
+    }
+}
