@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, future::Future, io, sync::Arc, time::Duration};
 
 use tidegate_spool::{LaneOptions, OpenError, Options, Spool};
-use tidegate_upload::order::ORDERS;
+use tidegate_upload::{ask::ASKS, event::EVENTS, order::ORDERS, ports::Ports};
 use tokio::{
     select,
     signal::unix::{Signal, SignalKind, signal},
@@ -145,6 +145,22 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
     tokio::spawn(provision::report(Environment::of_process().state_dir(), sink.clone()));
     sources.spawn(sources::spool::run(spool.clone(), config.clone(), sink.clone(), draining.clone()));
 
+    // Files go beside the records: what comes back from there is what became of them.
+    let (orders, ordered) = mpsc::channel(ORDERS);
+    let (_ask_uploads, asked_uploads) = mpsc::channel(ASKS);
+    let (tell, told) = mpsc::channel(EVENTS);
+    let figures = publish.upload.subscribe();
+    sources.spawn(sources::upload::run(figures, told, config.clone(), sink.clone(), draining.clone()));
+    // The engine's side of it; nobody is there to take it yet.
+    drop(Ports {
+        settings: uplink::uploads::follow(config.clone(), Environment::of_process().state_dir()),
+        orders: ordered,
+        asks: asked_uploads,
+        status: publish.upload,
+        events: tell,
+        shutdown: draining.clone(),
+    });
+
     let leaving = CancellationToken::new();
     let (features_sender, features) = watch::channel(uplink::Features::default());
     tokio::spawn(Board::clone(&board).announce(features_sender));
@@ -156,7 +172,6 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
     let (retry, retries) = mpsc::channel(1);
     let (reload, reloads) = mpsc::channel(1);
     let (ask, asks) = mpsc::channel(1);
-    let (orders, _ordered) = mpsc::channel(ORDERS);
     tokio::spawn(
         Control {
             begun,

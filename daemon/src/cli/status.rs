@@ -117,6 +117,7 @@ fn screen(status: &Value) -> String {
         commands(status),
         spool(status),
         ingest(status),
+        upload(status),
         traffic(status),
         policy(status),
         unavailable(status),
@@ -201,6 +202,81 @@ fn ingest(status: &Value) -> String {
         table::count(refused),
         number(&ingest["connections"])
     )
+}
+
+/// Files on their way; nothing where there are none and never were any.
+fn upload(status: &Value) -> String {
+    let upload = &status["upload"];
+    let counters = &upload["counters"];
+    let (waiting, sent, parked) =
+        (number(&upload["waiting_files"]), number(&counters["files"]), number(&upload["parked_files"]));
+    if upload["state"] == "off" && (waiting, sent, parked) == (0, 0, 0) {
+        return String::new();
+    }
+    let mut line = format!("\n{HEAD}upload{HEAD:#}   {}", standing(&text(&upload["state"])));
+    if let Some(until) = upload["until_ms"].as_u64() {
+        let left = until.saturating_sub(number(&status["ts_ms"])) / 1000;
+        line += &format!(" for another {}", table::span(left));
+    }
+    if let Some(reason) = upload["reason"].as_str() {
+        line += &format!(": {}", table::printable(reason));
+    }
+    let files = |count: u64| if count == 1 { "1 file".to_owned() } else { format!("{} files", table::count(count)) };
+    line += &format!(
+        "\n         {} waiting ({}), {} parked, {} sent ({})\n",
+        files(waiting),
+        table::bytes(number(&upload["waiting_bytes"])),
+        table::count(parked),
+        table::count(sent),
+        table::bytes(number(&counters["content_bytes"])),
+    );
+    let mut active = Table::new(["file", ">size", ">done", ">a second", "ends in", ""]);
+    for file in list(&upload["active"]) {
+        active.row(progress(file));
+    }
+    if !active.is_empty() {
+        line += &active.render("         ");
+    }
+    line
+}
+
+/// The engine's state as a person says it.
+fn standing(state: &str) -> String {
+    match state {
+        "off" => "off, no endpoint is set",
+        "backing-off" => "waiting for the next attempt",
+        "broken" => "failing",
+        "closed" => "closed, outside of [upload] window",
+        "metered" => "waiting, the way to the endpoint is metered",
+        "splayed" => "waiting, so that not all gateways begin at once",
+        other => other,
+    }
+    .to_owned()
+}
+
+/// How far a file is: name, size, share, rate, time left, and what else there is to say of it.
+pub(super) fn progress(file: &Value) -> [String; 6] {
+    let (bytes, confirmed) = (number(&file["bytes"]), number(&file["confirmed_bytes"]));
+    let left = file["remaining_s"].as_u64().map(table::span);
+    let step = text(&file["step"]);
+    let note = match (file["last_error"].as_str(), number(&file["attempts"])) {
+        (Some(error), attempts) => format!("{step}; attempt {attempts}, the one before: {}", table::printable(error)),
+        (None, _) if step == "sending" => String::new(),
+        (None, _) => step,
+    };
+    [
+        text(&file["name"]),
+        table::bytes(bytes),
+        format!("{} %", percent(confirmed, bytes)),
+        table::bytes(number(&file["rate_bytes_s"])),
+        left.unwrap_or_default(),
+        note,
+    ]
+}
+
+/// Whole percent, 100 only where nothing is missing.
+pub(super) fn percent(part: u64, whole: u64) -> u64 {
+    if whole == 0 { 0 } else { u64::try_from(u128::from(part.min(whole)) * 100 / u128::from(whole)).unwrap_or(0) }
 }
 
 fn traffic(status: &Value) -> String {
@@ -329,6 +405,36 @@ mod tests {
             screen.contains("requests 3 performed, 4 refused\n         logs debug for another 1 min 30 s"),
             "{screen}"
         );
+    }
+
+    #[test]
+    fn files_on_their_way_are_shown_with_how_far_they_are_and_what_waits() {
+        let shown = |upload: Value| {
+            let screen = screen(&json!({ "problems": [], "ts_ms": 1_000_000, "upload": upload }));
+            anstream::adapter::strip_str(&screen).to_string()
+        };
+        let sending = shown(json!({
+            "state": "sending", "waiting_files": 3, "waiting_bytes": 3_145_728, "parked_files": 1,
+            "active": [{
+                "name": "a.csv", "bytes": 2_097_152, "confirmed_bytes": 2_097_151, "step": "sending",
+                "rate_bytes_s": 65_536, "remaining_s": 90, "attempts": 2, "last_error": "connection reset",
+            }],
+            "counters": { "files": 7, "content_bytes": 1024 },
+        }));
+        assert!(
+            sending.contains("upload   sending\n         3 files waiting (3.0 MiB), 1 parked, 7 sent (1.0 KiB)\n"),
+            "{sending}"
+        );
+        assert!(
+            sending.contains(
+                "a.csv  2.0 MiB  99 %  64.0 KiB  1 min 30 s  sending; attempt 2, the one before: connection reset"
+            ),
+            "{sending}"
+        );
+        let paused = shown(json!({ "state": "paused", "until_ms": 1_090_000, "waiting_files": 1 }));
+        assert!(paused.contains("upload   paused for another 1 min 30 s\n         1 file waiting"), "{paused}");
+        let off = shown(json!({ "state": "off", "waiting_files": 0, "parked_files": 0, "counters": { "files": 0 } }));
+        assert!(!off.contains("upload"), "{off}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod outbox;
 pub mod policy;
 pub mod spool;
 pub mod traffic;
+pub mod upload;
 
 use std::sync::Arc;
 

@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, process, sync::Arc, time::Instant};
 
 use serde::Serialize;
 use tidegate_spool::{Spool, Stats};
+use tidegate_upload::status::UploadStatus;
 use tokio::sync::watch;
 
 pub use self::{
@@ -62,6 +63,8 @@ pub struct Status {
     pub host: HostStatus,
     /// Records from local programs.
     pub ingest: IngestStatus,
+    /// Files on their way.
+    pub upload: UploadStatus,
     /// Requests over MQTT.
     pub commands: CommandsStatus,
 }
@@ -79,6 +82,8 @@ pub struct Publishers {
     pub host: watch::Sender<HostStatus>,
     /// For the ingest source.
     pub ingest: watch::Sender<IngestStatus>,
+    /// For uploads.
+    pub upload: watch::Sender<UploadStatus>,
     /// For the commands.
     pub commands: watch::Sender<CommandsStatus>,
     /// For control.
@@ -104,6 +109,7 @@ pub struct Board {
     policy: watch::Receiver<PolicyStatus>,
     host: watch::Receiver<HostStatus>,
     ingest: watch::Receiver<IngestStatus>,
+    upload: watch::Receiver<UploadStatus>,
     commands: watch::Receiver<CommandsStatus>,
     kernel: Kernel,
 }
@@ -122,6 +128,7 @@ impl Board {
         let (policy_sender, policy) = watch::channel(PolicyStatus::default());
         let (host_sender, host) = watch::channel(HostStatus::default());
         let (ingest_sender, ingest) = watch::channel(IngestStatus::default());
+        let (upload_sender, upload) = watch::channel(UploadStatus::default());
         let (commands_sender, commands) = watch::channel(CommandsStatus::default());
         let (configuration_sender, configuration) = watch::channel(ConfigStatus::default());
         let (bundles_sender, bundles) = watch::channel(BundleStatus::default());
@@ -139,6 +146,7 @@ impl Board {
             policy,
             host,
             ingest,
+            upload,
             commands,
             kernel,
         };
@@ -148,6 +156,7 @@ impl Board {
             policy: policy_sender,
             host: host_sender,
             ingest: ingest_sender,
+            upload: upload_sender,
             commands: commands_sender,
             configuration: configuration_sender,
             bundles: bundles_sender,
@@ -178,6 +187,7 @@ impl Board {
             policy: self.policy.borrow().clone(),
             host: self.host.borrow().clone(),
             ingest: self.ingest.borrow().clone(),
+            upload: self.upload.borrow().clone(),
             commands: self.commands.borrow().clone(),
         };
         status.problems = problems(&status);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use tidegate_upload::status::{State as UploadState, UploadStatus};
 
 use super::Status;
 use crate::{
@@ -126,6 +127,7 @@ pub fn problems(status: &Status) -> Vec<Problem> {
             "exclude it with \"!NAME\" in [traffic] interfaces if that is right",
         );
     }
+    upload(&status.upload, &mut add);
     configuration(&status.configuration, &mut add);
     policy(&status.bundles, &mut add);
     if !status.clock_synced {
@@ -137,6 +139,62 @@ pub fn problems(status: &Status) -> Vec<Problem> {
     }
     found.sort_by_key(|problem| problem.severity);
     found
+}
+
+/// What is wrong with uploads. That they are paused, put off or kept from an interface is as somebody told them.
+fn upload(status: &UploadStatus, add: &mut impl FnMut(Severity, String, &str)) {
+    let reason = status.reason.as_deref().unwrap_or("no reason given");
+    match status.state {
+        UploadState::Off if status.waiting_files > 0 => add(
+            Severity::Down,
+            format!("{} in the outbox, and there is nowhere to send them to", waiting(status.waiting_files)),
+            "set [upload] endpoint, or take them out of the outbox; they are kept until then",
+        ),
+        UploadState::Broken => add(
+            Severity::Down,
+            format!("uploads fail: {reason}"),
+            "check the link, [upload] endpoint and its credentials; files wait in the outbox, and it is tried again by itself",
+        ),
+        UploadState::Blocked => add(
+            Severity::Down,
+            format!("uploads are blocked: {reason}"),
+            "free space on the disk of the state folder, or mend it; it is tried again by itself",
+        ),
+        UploadState::Off
+        | UploadState::Idle
+        | UploadState::Sending
+        | UploadState::BackingOff
+        | UploadState::Closed
+        | UploadState::Paused
+        | UploadState::Metered
+        | UploadState::Splayed => {}
+    }
+    if let Some(first) = status.parked.first() {
+        let more = match status.parked_files {
+            0 | 1 => String::new(),
+            files => format!("; and {} more (tidegate put --list)", files - 1),
+        };
+        add(
+            Severity::Degraded,
+            format!("the file {} is parked: {}{more}", first.name, first.reason),
+            "mend that, then: tidegate put --retry (or cmd/retry); or take the file out of the outbox",
+        );
+    }
+    if let Some(first) = status.unusable.first() {
+        let more = match status.unusable.len() {
+            0 | 1 => String::new(),
+            some => format!("; and at least {} more (tidegate put --list)", some - 1),
+        };
+        add(
+            Severity::Degraded,
+            format!("{} in the outbox cannot be taken: {}{more}", first.name, first.reason),
+            "mend that, or take it out of the outbox; it is looked at again by itself",
+        );
+    }
+}
+
+fn waiting(files: u64) -> String {
+    if files == 1 { "1 file waits".to_owned() } else { format!("{files} files wait") }
 }
 
 /// What is wrong with the configuration, local and remote.
@@ -250,6 +308,7 @@ fn policy(status: &BundleStatus, add: &mut impl FnMut(Severity, String, &str)) {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_upload::status::Parked;
     use tokio::time::{Instant, advance};
 
     use super::*;
@@ -273,6 +332,31 @@ mod tests {
         assert!(
             what.contains("subscribe to 1: not authorized; ") && what.ends_with("; and 2 more (uplink.forbidden)"),
             "{what}"
+        );
+    }
+
+    #[test]
+    fn files_that_need_a_person_are_named_and_waiting_is_none_of_the_kind() {
+        let parked = |name: &str, reason: &str| Parked { name: name.to_owned(), reason: reason.to_owned() };
+        let mut status = connected();
+        status.upload.waiting_files = 2;
+        assert_eq!(found(&status), ["2 files wait in the outbox, and there is nowhere to send them to"]);
+        for state in [UploadState::Closed, UploadState::Paused, UploadState::Metered, UploadState::BackingOff] {
+            status.upload.state = state;
+            assert_eq!(found(&status), [""; 0], "{state:?}");
+        }
+        status.upload.state = UploadState::Broken;
+        status.upload.reason = Some("connection refused".to_owned());
+        status.upload.parked = vec![parked("a.csv", "403 Forbidden"), parked("b.csv", "404 Not Found")];
+        status.upload.parked_files = 5;
+        status.upload.unusable = vec![parked("c.csv", "the daemon may not read it")];
+        assert_eq!(
+            found(&status),
+            [
+                "uploads fail: connection refused",
+                "the file a.csv is parked: 403 Forbidden; and 4 more (tidegate put --list)",
+                "c.csv in the outbox cannot be taken: the daemon may not read it",
+            ]
         );
     }
 

@@ -23,7 +23,11 @@ impl Line {
                 format!("{link}, {}", count(status.traffic.interfaces.len() as u64, "interface"))
             }
         };
-        let figures = format!("{} waiting", count(status.spool.pending_records, "record"));
+        let records = count(status.spool.pending_records, "record");
+        let figures = match status.upload.waiting_files {
+            0 => format!("{records} waiting"),
+            files => format!("{records} and {} waiting", count(files, "file")),
+        };
         // The protocol is one assignment a line (sd_notify(3)).
         Self { state: state.replace('\n', " "), figures }
     }
@@ -41,6 +45,8 @@ fn count(number: u64, what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_upload::status::State;
+
     use super::*;
     use crate::status::{Problem, Severity};
 
@@ -52,6 +58,9 @@ mod tests {
         assert_eq!(Line::of(&status).to_string(), "online, 0 interfaces, 12 records waiting");
         status.spool.pending_records = 1;
         assert_eq!(Line::of(&status).to_string(), "online, 0 interfaces, 1 record waiting");
+        status.upload.waiting_files = 3;
+        status.upload.state = State::Sending;
+        assert_eq!(Line::of(&status).to_string(), "online, 0 interfaces, 1 record and 3 files waiting");
     }
 
     #[test]
