@@ -147,7 +147,7 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
 
     // Files go beside the records: what comes back from there is what became of them.
     let (orders, ordered) = mpsc::channel(ORDERS);
-    let (_ask_uploads, asked_uploads) = mpsc::channel(ASKS);
+    let (files, asked_uploads) = mpsc::channel(ASKS);
     let (tell, told) = mpsc::channel(EVENTS);
     let figures = publish.upload.subscribe();
     sources.spawn(sources::upload::run(figures, told, config.clone(), sink.clone(), draining.clone()));
@@ -226,7 +226,7 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
             clock,
             log,
             retry,
-            uploads: orders,
+            uploads: orders.clone(),
             restart: restart.clone(),
             status: publish.commands,
             pulse: supervisor.pulse("commands"),
@@ -236,8 +236,9 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
     );
     let closed = CancellationToken::new();
     let pulse = supervisor.pulse("control socket");
+    let parts = control_socket::Parts { policy: ask, files, orders };
     let control =
-        tokio::spawn(control_socket::run(control, control_path, Arc::clone(&board), ask, pulse, closed.clone()));
+        tokio::spawn(control_socket::run(control, control_path, Arc::clone(&board), parts, pulse, closed.clone()));
     let mut pulse = supervisor.pulse("main");
     let supervision = tokio::spawn(supervise(supervisor, board, kernel.clone(), spool.clone()));
 

@@ -13,21 +13,25 @@
 //! | `{"get":"status"}`, `{"get":"config"}`, `{"get":"policy"}` | one line |
 //! | `{"get":"flows"}` | a line a flow |
 //! | `{"get":"rules"}` | a line about the policy in force, then a line a rule |
+//! | `{"get":"uploads"}` | a line about outboxes and endpoint, then a line a file: those under way, waiting, parked, and the last that arrived |
 //! | `{"get":"bundle"}` | the envelope that is enforced, as it came; nothing where none is |
 //! | `{"policy":{"apply":{"bytes":N,"offline":false}}}`, then N bytes of an envelope | `{"source":"device","version":7}`: it is wished for; `{"get":"policy"}` tells what becomes of it |
 //! | `{"policy":{"vouch":{"source":"device","version":7}}}` | the same: it is confirmed |
 //! | `{"policy":{"open":{"for_s":600}}}`, `{"policy":"close"}` | `{}` |
+//! | `{"upload":{"pause":{"for_s":600}}}`, `{"upload":"resume"}` | `{}` |
+//! | `{"upload":"retry"}` | `{"files":3}`: so many were parked, and are tried again |
 //!
-//! The last three lines change the daemon. Whoever may write to the socket is at the gateway, and is trusted with that; a
+//! What is no `get` changes the daemon. Whoever may write to the socket is at the gateway, and is trusted with that; a
 //! bundle counts by its signature, whoever brings it.
 //!
 //! # Bounds
 //!
 //! A request has at most 4 KiB and arrives within 5 s, a bundle behind it within 30 s, one at a time; at most 16 clients are served at once, and the next
-//! one is closed at once; a client that does not read for 10 s is cut off. Flows and rules stream: the answer is never
+//! one is closed at once; a client that does not read for 10 s is cut off. Flows, rules and files stream: the answer is never
 //! built whole.
 
 mod rules;
+mod uploads;
 
 use std::{
     io,
@@ -37,6 +41,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tidegate_upload::{ask, order::Order};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, BufWriter, Take},
     net::{UnixListener, UnixStream, unix::OwnedReadHalf},
@@ -56,6 +61,8 @@ use crate::{
     status::Board,
     supervisor::Pulse,
 };
+
+pub use self::uploads::UploadRequest;
 
 /// Name of the socket in the runtime directory.
 pub const FILE_NAME: &str = "control.sock";
@@ -84,6 +91,8 @@ pub enum Get {
     Bundle,
     /// The policy in force, and its rules with their counters, one a line.
     Rules,
+    /// Outboxes, and files on their way, one a line.
+    Uploads,
 }
 
 /// What a client may do about the policy.
@@ -121,6 +130,19 @@ pub enum Request {
     Get(Get),
     /// Change the policy.
     Policy(PolicyRequest),
+    /// Change what becomes of files.
+    Upload(UploadRequest),
+}
+
+/// Who is asked for what the board does not show.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Control, about policies.
+    pub policy: mpsc::Sender<Ask>,
+    /// Uploads, about files.
+    pub files: mpsc::Sender<ask::Ask>,
+    /// Uploads, to be told what to do; of [`tidegate_upload::order::ORDERS`].
+    pub orders: mpsc::Sender<Order>,
 }
 
 /// Where the socket is for a daemon that runs as we do.
@@ -143,7 +165,7 @@ pub async fn run(
     listener: UnixListener,
     path: PathBuf,
     board: Arc<Board>,
-    policy: mpsc::Sender<Ask>,
+    parts: Parts,
     mut pulse: Pulse,
     shutdown: CancellationToken,
 ) {
@@ -165,9 +187,9 @@ pub async fn run(
             tracing::debug!(clients = CLIENTS, "control socket: no place for another client");
             continue;
         };
-        let (board, policy) = (Arc::clone(&board), policy.clone());
+        let (board, parts) = (Arc::clone(&board), parts.clone());
         tokio::spawn(async move {
-            if let Err(error) = serve(stream, &board, &policy).await {
+            if let Err(error) = serve(stream, &board, &parts).await {
                 tracing::debug!(%error, "control socket: client left early");
             }
             drop(place);
@@ -176,7 +198,8 @@ pub async fn run(
     let _gone = std::fs::remove_file(&path);
 }
 
-async fn serve(stream: UnixStream, board: &Board, policy: &mpsc::Sender<Ask>) -> io::Result<()> {
+async fn serve(stream: UnixStream, board: &Board, parts: &Parts) -> io::Result<()> {
+    let policy = &parts.policy;
     let (read, write) = stream.into_split();
     let mut line = String::new();
     let mut read = BufReader::new(read.take(REQUEST_BYTES));
@@ -194,12 +217,17 @@ async fn serve(stream: UnixStream, board: &Board, policy: &mpsc::Sender<Ask>) ->
             Err(reason) => send(&mut out, &serde_json::json!({ "error": reason })).await?,
         },
         Ok(Request::Get(Get::Rules)) => rules::send_all(&mut out, board, policy).await?,
+        Ok(Request::Get(Get::Uploads)) => uploads::send_all(&mut out, board, &parts.files).await?,
+        Ok(Request::Upload(request)) => match uploads::order(request, &parts.orders).await {
+            Ok(answer) => send(&mut out, &answer).await?,
+            Err(reason) => send(&mut out, &serde_json::json!({ "error": reason })).await?,
+        },
         Ok(Request::Policy(request)) => match change(request, &mut read, policy).await? {
             Ok(answer) => send(&mut out, &answer).await?,
             Err(reason) => send(&mut out, &serde_json::json!({ "error": reason })).await?,
         },
         Err(error) => {
-            let answer = serde_json::json!({ "error": format!("{error}; a request is {{\"get\":WHAT}}, WHAT \"status\", \"flows\", \"config\", \"policy\", \"bundle\" or \"rules\", or {{\"policy\":…}}") });
+            let answer = serde_json::json!({ "error": format!("{error}; a request is {{\"get\":WHAT}}, WHAT \"status\", \"flows\", \"config\", \"policy\", \"bundle\", \"rules\" or \"uploads\", or {{\"policy\":…}}, {{\"upload\":…}}") });
             send(&mut out, &answer).await?;
         }
     }

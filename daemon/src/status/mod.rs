@@ -195,6 +195,18 @@ impl Board {
         status
     }
 
+    /// The configuration that runs.
+    #[must_use]
+    pub fn running(&self) -> Arc<Config> {
+        Arc::clone(&self.config.borrow())
+    }
+
+    /// How uploads are.
+    #[must_use]
+    pub fn uploads(&self) -> UploadStatus {
+        self.upload.borrow().clone()
+    }
+
     /// The configuration that runs, and where each key comes from.
     #[must_use]
     pub fn configuration(&self) -> Shown {
