@@ -23,12 +23,14 @@ pub mod finish;
 pub mod folder;
 pub mod identity;
 pub mod names;
+pub mod scan;
 pub mod sidecar;
 
 pub use self::{
     finish::{Finished, finish, recover_leftovers},
     folder::{Folder, FolderError, Unusable},
     identity::Identity,
+    scan::{Candidate, Moment, Scan, Scanner},
     sidecar::{Priority, Sidecar},
 };
 
