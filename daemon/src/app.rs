@@ -3,7 +3,12 @@
 use std::{collections::BTreeMap, future::Future, io, sync::Arc, time::Duration};
 
 use tidegate_spool::{LaneOptions, OpenError, Options, Spool};
-use tidegate_upload::{ask::ASKS, event::EVENTS, order::ORDERS, ports::Ports};
+use tidegate_upload::{
+    ask::{ASKS, Ask},
+    event::EVENTS,
+    order::ORDERS,
+    ports::Ports,
+};
 use tokio::{
     select,
     signal::unix::{Signal, SignalKind, signal},
@@ -151,15 +156,17 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
     let (tell, told) = mpsc::channel(EVENTS);
     let figures = publish.upload.subscribe();
     sources.spawn(sources::upload::run(figures, told, config.clone(), sink.clone(), draining.clone()));
-    // The engine's side of it; nobody is there to take it yet.
-    drop(Ports {
+    let ports = Ports {
         settings: uplink::uploads::follow(config.clone(), Environment::of_process().state_dir()),
         orders: ordered,
         asks: asked_uploads,
         status: publish.upload,
         events: tell,
+        first: uplink::precedence::watch(publish.uplink.subscribe(), spool.stats()),
         shutdown: draining.clone(),
-    });
+    };
+    let io = config.borrow().spool.io;
+    let _ends_with_its_shutdown = tidegate_upload::engine::start(ports, io).map_err(StartError::Runtime)?;
 
     let leaving = CancellationToken::new();
     let (features_sender, features) = watch::channel(uplink::Features::default());
@@ -236,11 +243,11 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
     );
     let closed = CancellationToken::new();
     let pulse = supervisor.pulse("control socket");
-    let parts = control_socket::Parts { policy: ask, files, orders };
+    let parts = control_socket::Parts { policy: ask, files: files.clone(), orders };
     let control =
         tokio::spawn(control_socket::run(control, control_path, Arc::clone(&board), parts, pulse, closed.clone()));
     let mut pulse = supervisor.pulse("main");
-    let supervision = tokio::spawn(supervise(supervisor, board, kernel.clone(), spool.clone()));
+    let supervision = tokio::spawn(supervise(supervisor, board, kernel.clone(), spool.clone(), files.clone()));
 
     let ended = loop {
         let event = select! {
@@ -278,7 +285,20 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
 }
 
 /// Says that the daemon is ready once it guards what is there, and from then on how it is.
-async fn supervise(mut supervisor: Supervisor, board: Arc<Board>, kernel: Kernel, spool: Spool) {
+async fn supervise(
+    mut supervisor: Supervisor,
+    board: Arc<Board>,
+    kernel: Kernel,
+    spool: Spool,
+    uploads: mpsc::Sender<Ask>,
+) {
+    tokio::spawn(supervisor.patient_pulse("upload").relay(move || {
+        let uploads = uploads.clone();
+        async move {
+            let (reply, answer) = oneshot::channel();
+            uploads.send(Ask::Ping { reply }).await.is_ok() && answer.await.is_ok()
+        }
+    }));
     tokio::spawn(supervisor.pulse("kernel").relay(move || {
         let kernel = kernel.clone();
         async move { kernel.ping().await }

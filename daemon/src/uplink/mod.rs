@@ -50,6 +50,7 @@ mod inflight;
 mod lanes;
 mod login;
 mod net;
+pub mod precedence;
 mod probes;
 mod reading;
 mod refusal;

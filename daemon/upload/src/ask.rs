@@ -1,7 +1,7 @@
 //! What the engine is asked by whoever is at the gateway.
 
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::status::Active;
 
@@ -20,6 +20,11 @@ pub enum Ask {
     List {
         /// A file a message; the answer ends when this is dropped, and is given up when nobody reads it. Made with [`LISTED`].
         reply: mpsc::Sender<Listed>,
+    },
+    /// Whether it makes progress.
+    Ping {
+        /// Answered by the engine's loop.
+        reply: oneshot::Sender<()>,
     },
 }
 

@@ -89,6 +89,16 @@ impl Breaker {
         }
     }
 
+    /// What would bar an attempt now, without making one.
+    #[must_use]
+    pub fn barred(&self, now: Instant) -> Option<Barred> {
+        match self.state {
+            State::Open { until, .. } if now < until => Some(Barred::Until(until)),
+            State::HalfOpen { probing: true, .. } => Some(Barred::Probing),
+            _ => None,
+        }
+    }
+
     /// Whether too much failed: it is open, or half-open.
     #[must_use]
     pub const fn is_broken(&self) -> bool {

@@ -24,6 +24,8 @@ pub(crate) struct Job {
     pub(crate) content_type: Option<String>,
     /// What its sidecar says besides.
     pub(crate) metadata: Vec<(String, String)>,
+    /// The sidecar that said so.
+    pub(crate) sidecar: Option<Identity>,
     /// Where its journal is or will be.
     pub(crate) journal_path: PathBuf,
     /// Its journal, once it was begun or read.
@@ -67,6 +69,7 @@ impl Job {
             open,
             content_type: None,
             metadata: Vec::new(),
+            sidecar: None,
             journal_path,
             journal: None,
             sent_end: None,

@@ -5,6 +5,7 @@ mod attempt;
 mod body;
 pub mod breaker;
 pub mod codec;
+pub mod engine;
 pub mod event;
 pub mod http;
 mod job;

@@ -20,6 +20,8 @@ pub struct Ports {
     pub status: watch::Sender<UploadStatus>,
     /// What became of files; of [`crate::event::EVENTS`].
     pub events: mpsc::Sender<Event>,
+    /// Whether what is more important wants the link: uploads wait for that.
+    pub first: watch::Receiver<bool>,
     /// Ends it: within a second, wherever a file is.
     pub shutdown: CancellationToken,
 }

@@ -60,7 +60,13 @@ impl Settings {
     #[must_use]
     pub fn goes_the_same_way(&self, other: &Self) -> bool {
         let way = |settings: &Self| {
-            (settings.endpoint.clone(), settings.protocol, settings.http, settings.proxy.clone(), settings.state_dir.clone())
+            (
+                settings.endpoint.clone(),
+                settings.protocol,
+                settings.http,
+                settings.proxy.clone(),
+                settings.state_dir.clone(),
+            )
         };
         way(self) == way(other) && self.outboxes == other.outboxes && self.metered == other.metered
     }

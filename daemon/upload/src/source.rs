@@ -6,7 +6,10 @@
 use std::{
     fs::{self, File},
     io::{self, IoSliceMut},
-    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::fs::OpenOptionsExt as _,
+    },
 };
 
 use rustix::{
@@ -110,7 +113,7 @@ impl Source {
 
     /// Whether the file is still the one that was taken.
     pub(crate) fn check(&self) -> Result<(), Trouble> {
-        let now = Identity::of(&self.plain).map_err(|error| unreadable(&error))?;
+        let now = Identity::of(self.plain.as_fd()).map_err(|error| unreadable(&error.into()))?;
         if now == self.identity {
             Ok(())
         } else {

@@ -108,6 +108,12 @@ pub struct Parked {
     pub name: String,
     /// Why.
     pub reason: String,
+    /// Which outbox it lies in, by its place in the configuration.
+    #[serde(skip)]
+    pub folder: usize,
+    /// Its size.
+    #[serde(skip)]
+    pub bytes: u64,
 }
 
 /// What has happened since the daemon started.

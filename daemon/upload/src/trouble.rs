@@ -84,6 +84,8 @@ pub enum Kind {
     FrameDiffers,
     /// The server does not take an upload whose length comes last, though it says so.
     LengthWanted,
+    /// The file cannot be opened for now.
+    Busy,
     /// The file cannot be read.
     Unreadable,
     /// The file is not what it was.
@@ -140,6 +142,7 @@ impl Kind {
             Self::Corrupted => "corrupted",
             Self::FrameDiffers => "frame-differs",
             Self::LengthWanted => "length-wanted",
+            Self::Busy => "busy",
             Self::Unreadable => "unreadable",
             Self::Changed => "changed",
             Self::Vanished => "vanished",

@@ -10,6 +10,7 @@ use std::{
 
 use tidegate_upload::{
     ledger::Ledger,
+    outbox::scan::Most,
     outbox::{Folder, Moment, Scan, Scanner},
 };
 
@@ -53,13 +54,13 @@ fn scan(folder: &Path) -> (Scan, Duration, usize) {
     let folders = [Some(Folder::open(folder).unwrap())];
     let mut scanner = Scanner::new(Duration::from_secs(1));
     let now = Moment::now();
-    scanner.scan(&[], salt, &|_, _| None, LIMIT, now);
+    scanner.scan(&[], salt, &|_, _| None, Most { candidates: LIMIT, named: 10 }, now);
     let later = Duration::from_secs(5);
     let now = Moment { monotonic: now.monotonic + later, wall: now.wall + later };
     let before = NOW.load(Relaxed);
     PEAK.store(before, Relaxed);
     let begin = Instant::now();
-    let scan = scanner.scan(&folders, salt, &|_, _| None, LIMIT, now);
+    let scan = scanner.scan(&folders, salt, &|_, _| None, Most { candidates: LIMIT, named: 10 }, now);
     (scan, begin.elapsed(), PEAK.load(Relaxed) - before)
 }
 

@@ -208,7 +208,7 @@ impl<'a> Attempt<'a> {
         }
         let fits = self.job.journal.as_ref().is_none_or(|journal| {
             let begin = &journal.known().begin;
-            begin.identity == self.job.identity
+            begin.identity.same_content(&self.job.identity)
                 && begin.name == self.job.name
                 && begin.target == self.target()
                 && usize::try_from(begin.frame_bytes) == Ok(FRAME_BYTES)

@@ -106,7 +106,8 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> Option<()> {
     let number = |name: &str| headers.get(name).and_then(|value: &String| value.parse::<usize>().ok());
     if let Some(at) = mood.answers.iter().position(|(which, _)| *which == method) {
         let (_, answer) = state.lock().unwrap().mood.answers.remove(at);
-        let _gone = (&mut &*stream).write_all(format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes());
+        let _gone = (&mut &*stream)
+            .write_all(format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes());
         // Whoever closes with bytes unread resets the connection, and the answer with it.
         let _rest = reader.take(64 << 20).read_to_end(&mut Vec::new());
         return None;
@@ -123,7 +124,13 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> Option<()> {
     let count = shared.uploads.len();
     let upload = shared.uploads.get_mut(&path);
     let (status, more) = match (method.as_str(), upload) {
-        ("OPTIONS", _) => ("204 No Content", format!("tus-version: 1.0.0\r\ntus-extension: {}\r\ntus-checksum-algorithm: sha1,sha256\r\n", mood.extensions)),
+        ("OPTIONS", _) => (
+            "204 No Content",
+            format!(
+                "tus-version: 1.0.0\r\ntus-extension: {}\r\ntus-checksum-algorithm: sha1,sha256\r\n",
+                mood.extensions
+            ),
+        ),
         ("POST", _) => {
             let location = format!("/files/{count}");
             let metadata = headers.get("upload-metadata").cloned().unwrap_or_default();
@@ -132,10 +139,14 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> Option<()> {
             ("201 Created", format!("location: {location}\r\n"))
         }
         ("HEAD", Some(upload)) => {
-            let length = upload.length.map_or("upload-defer-length: 1\r\n".to_owned(), |length| format!("upload-length: {length}\r\n"));
+            let length = upload
+                .length
+                .map_or("upload-defer-length: 1\r\n".to_owned(), |length| format!("upload-length: {length}\r\n"));
             ("200 OK", told(upload.bytes.len()) + &length)
         }
-        ("PATCH", Some(upload)) if number("upload-offset") != Some(upload.bytes.len()) => ("409 Conflict", String::new()),
+        ("PATCH", Some(upload)) if number("upload-offset") != Some(upload.bytes.len()) => {
+            ("409 Conflict", String::new())
+        }
         ("PATCH", Some(upload)) if mood.wants_length && upload.length.is_none() => ("400 Bad Request", String::new()),
         ("PATCH", Some(upload)) => {
             upload.length = upload.length.or(number("upload-length"));
@@ -174,7 +185,13 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> Option<()> {
 }
 
 /// Reads a body; whether it was cut off.
-fn read_body(reader: &mut BufReader<&TcpStream>, chunked: bool, length: usize, cut: Option<usize>, body: &mut Vec<u8>) -> bool {
+fn read_body(
+    reader: &mut BufReader<&TcpStream>,
+    chunked: bool,
+    length: usize,
+    cut: Option<usize>,
+    body: &mut Vec<u8>,
+) -> bool {
     let most = cut.unwrap_or(usize::MAX);
     if !chunked {
         let _short = reader.take(length.min(most) as u64).read_to_end(body);

@@ -80,7 +80,7 @@ impl Stage {
 
     fn job(&self) -> Job {
         let path = self.path();
-        let identity = Identity::of(&File::open(&path).unwrap()).unwrap();
+        let identity = Identity::of(std::os::fd::AsFd::as_fd(&File::open(&path).unwrap())).unwrap();
         let open = move || File::open(&path).map_err(|error| Trouble::new(Kind::Vanished, error.to_string()));
         let journal = self.dir.path().join("journal");
         Job::new(self.dir.path().to_owned(), "log.csv".to_owned(), identity, Box::new(open), journal)
@@ -116,7 +116,8 @@ impl Stage {
 }
 
 fn text(bytes: usize) -> Vec<u8> {
-    let lines = (0_u64..).flat_map(|n| format!("temperature={};humidity={};door=closed\n", n % 977, n * n % 131).into_bytes());
+    let lines =
+        (0_u64..).flat_map(|n| format!("temperature={};humidity={};door=closed\n", n % 977, n * n % 131).into_bytes());
     lines.take(bytes).collect()
 }
 
@@ -151,7 +152,9 @@ fn mood(extensions: &'static str) -> Mood {
 #[test]
 fn content_of_every_size_arrives_with_its_digest_and_what_it_is() {
     for size in [0, 1, 1000, FRAME_BYTES - 1, FRAME_BYTES, FRAME_BYTES + 1, 3 * FRAME_BYTES + 77] {
-        for (compression, coding) in [(Compression::None, "identity"), (Compression::Zstd(1), "zstd"), (Compression::Gzip(1), "gzip")] {
+        for (compression, coding) in
+            [(Compression::None, "identity"), (Compression::Zstd(1), "zstd"), (Compression::Gzip(1), "gzip")]
+        {
             for extensions in [ALL, "creation"] {
                 let content = text(size);
                 let stage = Stage::new(&content, Protocol::Tus, compression, mood(extensions));
@@ -195,7 +198,9 @@ fn what_does_not_shrink_is_sent_as_it_is() {
 
 #[test]
 fn an_upload_that_is_cut_again_and_again_goes_on_at_each_last_byte() {
-    for (compression, coding) in [(Compression::None, "identity"), (Compression::Zstd(1), "zstd"), (Compression::Gzip(1), "gzip")] {
+    for (compression, coding) in
+        [(Compression::None, "identity"), (Compression::Zstd(1), "zstd"), (Compression::Gzip(1), "gzip")]
+    {
         for extensions in [ALL, "creation"] {
             let content = text(1_500_000);
             let stage =
@@ -223,7 +228,8 @@ fn an_upload_that_is_cut_again_and_again_goes_on_at_each_last_byte() {
 #[test]
 fn a_lost_tail_of_the_journal_costs_no_byte() {
     let content = text(1_500_000);
-    let stage = Stage::new(&content, Protocol::Tus, Compression::Zstd(1), Mood { cut_after: Some(20_000), ..mood(ALL) });
+    let stage =
+        Stage::new(&content, Protocol::Tus, Compression::Zstd(1), Mood { cut_after: Some(20_000), ..mood(ALL) });
     assert!(stage.attempt(&mut stage.job()).is_err());
     // Up to where the upload is: what stands first.
     let path = stage.dir.path().join("journal");
@@ -239,7 +245,8 @@ fn a_lost_tail_of_the_journal_costs_no_byte() {
 #[test]
 fn a_frame_that_comes_out_differently_begins_the_upload_anew() {
     let content = text(1_500_000);
-    let stage = Stage::new(&content, Protocol::Tus, Compression::Zstd(1), Mood { cut_after: Some(20_000), ..mood(ALL) });
+    let stage =
+        Stage::new(&content, Protocol::Tus, Compression::Zstd(1), Mood { cut_after: Some(20_000), ..mood(ALL) });
     assert!(stage.attempt(&mut stage.job()).is_err());
     let path = stage.dir.path().join("journal");
     // Another version of the library wrote this one.
@@ -315,7 +322,13 @@ fn parts_carry_their_checksum_where_the_server_offers_that() {
         stage.server.set(|mood| mood.rots = false);
         assert_eq!(stage.bring(&mut job), [], "{coding}");
         assert!(decoded(&stage.server.only(), coding) == content);
-        assert!(stage.server.seen("PATCH").iter().all(|seen| seen.body_bytes == 0 || seen.headers.contains_key("upload-checksum")));
+        assert!(
+            stage
+                .server
+                .seen("PATCH")
+                .iter()
+                .all(|seen| seen.body_bytes == 0 || seen.headers.contains_key("upload-checksum"))
+        );
     }
 }
 
@@ -358,7 +371,8 @@ fn a_redirect_is_followed_with_the_body_from_its_beginning() {
 
 #[test]
 fn a_file_that_is_not_what_it_was_is_not_sent_on() {
-    let stage = Stage::new(&text(900_000), Protocol::Tus, Compression::None, Mood { cut_after: Some(300_000), ..mood(ALL) });
+    let stage =
+        Stage::new(&text(900_000), Protocol::Tus, Compression::None, Mood { cut_after: Some(300_000), ..mood(ALL) });
     let mut job = stage.job();
     assert!(stage.attempt(&mut job).is_err());
     fs::OpenOptions::new().append(true).open(stage.path()).unwrap().set_len(400_000).unwrap();
@@ -384,7 +398,8 @@ fn what_is_read_back_is_compared_byte_by_byte() {
 #[test]
 fn where_no_journal_can_be_written_an_upload_goes_on_all_the_same() {
     let content = text(1_500_000);
-    let stage = Stage::new(&content, Protocol::Tus, Compression::Zstd(1), Mood { cut_after: Some(70_000), ..mood(ALL) });
+    let stage =
+        Stage::new(&content, Protocol::Tus, Compression::Zstd(1), Mood { cut_after: Some(70_000), ..mood(ALL) });
     let mut job = stage.job();
     job.journal_path = stage.dir.path().join("no-such-folder/journal");
     let troubles = stage.bring(&mut job);

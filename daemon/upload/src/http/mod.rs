@@ -11,6 +11,6 @@ mod tcp;
 
 pub(crate) use address::same_server;
 pub use address::{join, redirected};
-pub use exchange::Answer;
 pub(crate) use connection::Connection;
+pub use exchange::Answer;
 pub(crate) use exchange::{Clocks, Hold, get, next};

@@ -3,9 +3,10 @@
 use std::os::fd::BorrowedFd;
 
 use rustix::{fs::Stat, io::Errno};
+use serde::{Deserialize, Serialize};
 
 /// What a file is known by. Its name is not part of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The file system. For some (btrfs, overlayfs, network) another one after the next mount.
     pub dev: u64,

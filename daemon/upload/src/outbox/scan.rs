@@ -67,8 +67,15 @@ pub const MAX_RENAMED_IN: usize = 1024;
 pub const MAX_SCANNED: usize = 100_000;
 /// Most bytes of sidecars that are read.
 pub const SIDECAR_BYTES: u64 = 4 << 20;
-/// Most files that are named of those that cannot be sent.
-pub const MAX_NAMED: usize = 10;
+/// How much of what is found is named, and not only counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Most {
+    /// Files that are to be sent next.
+    pub candidates: usize,
+    /// Files that are parked, and as many that cannot be used.
+    pub named: usize,
+}
+
 /// Of names, as the kernel hands them over.
 const BUFFER_BYTES: usize = 32 * 1024;
 /// The clocks have gone alike where they differ by no more: what reading both takes, and one step of a time service that
@@ -202,14 +209,14 @@ impl Scanner {
         }
     }
 
-    /// Looks at all of them. Keeps the best `limit` of those that are settled and that `known` knows nothing about. Blocks on the
+    /// Looks at all of them. Keeps the best `most.candidates` of those that are settled and that `known` knows nothing about. Blocks on the
     /// disk.
     pub fn scan(
         &mut self,
         folders: &[Option<Folder>],
         salt: Salt,
         known: &dyn Fn(Key, &Identity) -> Option<Verdict>,
-        limit: usize,
+        most: Most,
         now: Moment,
     ) -> Scan {
         self.look_at_clock(now);
@@ -219,7 +226,7 @@ impl Scanner {
             now,
             salt,
             known,
-            limit,
+            most,
             scan: Scan::default(),
             sidecar_bytes: SIDECAR_BYTES,
             buffer: Vec::with_capacity(BUFFER_BYTES),
@@ -292,7 +299,7 @@ struct Looking<'a> {
     now: Moment,
     salt: Salt,
     known: &'a dyn Fn(Key, &Identity) -> Option<Verdict>,
-    limit: usize,
+    most: Most,
     scan: Scan,
     /// That may still be read.
     sidecar_bytes: u64,
@@ -329,7 +336,12 @@ impl Looking<'_> {
                 Err(reason) => {
                     self.scan.unusable_files += 1;
                     let name = name.to_string_lossy();
-                    note(&mut self.scan.unusable, || Parked { name: shorten(&name), reason: reason.to_string() });
+                    note(&mut self.scan.unusable, self.most.named, || Parked {
+                        name: shorten(&name),
+                        reason: reason.to_string(),
+                        folder: index,
+                        bytes: 0,
+                    });
                 }
             }
         }
@@ -358,7 +370,8 @@ impl Looking<'_> {
         };
         if let Some(reason) = parked {
             scan.parked_files += 1;
-            note(&mut scan.parked, || Parked { name: text.to_owned(), reason });
+            let (name, bytes) = (text.to_owned(), identity.size);
+            note(&mut scan.parked, self.most.named, || Parked { name, reason, folder: index, bytes });
             return Ok(());
         }
         let is_this = |(folder, name): &(usize, Box<str>)| (*folder, &**name).cmp(&(index, text));
@@ -395,16 +408,17 @@ impl Looking<'_> {
 
     /// Whether it may be one of the best, before its name is copied.
     fn may_be_kept(&self, priority: Priority, mtime_ns: i64) -> bool {
-        let worst = self.limit.checked_sub(1).map(|last| self.scan.candidates.get(last));
+        let worst = self.most.candidates.checked_sub(1).map(|last| self.scan.candidates.get(last));
         worst.is_some_and(|worst| {
             worst.is_none_or(|worst| (priority, mtime_ns) <= (worst.priority, worst.identity.mtime_ns))
         })
     }
 
-    /// Behind the first `limit`, which are sorted as soon as there are so many, there is room for as many that are not.
+    /// Behind the first `most.candidates`, which are sorted as soon as there are so many, there is room for as many that are not.
     fn keep(&mut self, candidate: Candidate) {
         self.scan.candidates.push(candidate);
-        if self.scan.candidates.len() == self.limit || self.scan.candidates.len() == 2 * self.limit {
+        if self.scan.candidates.len() == self.most.candidates || self.scan.candidates.len() == 2 * self.most.candidates
+        {
             self.shorten();
         }
     }
@@ -412,7 +426,7 @@ impl Looking<'_> {
     fn shorten(&mut self) {
         let candidates = &mut self.scan.candidates;
         candidates.sort_unstable_by(|one, other| one.rank().cmp(&other.rank()));
-        candidates.truncate(self.limit);
+        candidates.truncate(self.most.candidates);
     }
 }
 
@@ -434,8 +448,8 @@ fn has_sidecars(folder: &Folder, buffer: &mut Vec<u8>) -> Result<bool, Errno> {
     Ok(false)
 }
 
-fn note(list: &mut Vec<Parked>, parked: impl FnOnce() -> Parked) {
-    if list.len() < MAX_NAMED {
+fn note(list: &mut Vec<Parked>, most: usize, parked: impl FnOnce() -> Parked) {
+    if list.len() < most {
         list.push(parked());
     }
 }
@@ -495,7 +509,7 @@ mod tests {
         fn scan(&mut self, now: Moment) -> Scan {
             let known = &self.known;
             let known = |key, _: &Identity| known.iter().find(|(other, _)| *other == key).map(|(_, verdict)| *verdict);
-            self.scanner.scan(&self.folders, self.salt, &known, self.limit, now)
+            self.scanner.scan(&self.folders, self.salt, &known, Most { candidates: self.limit, named: 10 }, now)
         }
 
         fn settled(&mut self, now: Moment) -> Vec<String> {
@@ -751,7 +765,13 @@ mod tests {
             asked.borrow_mut().push((key, *file));
             None
         };
-        let scan = bench.scanner.scan(&bench.folders, bench.salt, &known, 1, later(now, SETTLE));
+        let scan = bench.scanner.scan(
+            &bench.folders,
+            bench.salt,
+            &known,
+            Most { candidates: 1, named: 10 },
+            later(now, SETTLE),
+        );
         let candidate = &scan.candidates[0];
         assert_eq!(*asked.borrow(), [(candidate.key, candidate.identity)]);
         assert_eq!(candidate.key, bench.salt.key(bench.temp.path(), "a", &candidate.identity));

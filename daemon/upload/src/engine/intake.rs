@@ -1,0 +1,416 @@
+//! What lies in the outboxes and is to be sent, and what becomes of it there.
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use tokio::time::{Duration, Instant};
+use tracing::{info, warn};
+
+use crate::{
+    job::Job,
+    journal::Journal,
+    ledger::{Key, Ledger, Parking, Reason, Salt, Verdict},
+    outbox::{
+        Finished, Folder, Identity, Priority, Unusable, finish, recover_leftovers,
+        scan::{Candidate, Moment, Most, Scan, Scanner},
+        sidecar,
+        watch::{Watched, Watcher},
+    },
+    settings::{After, Settings},
+    status::Parked,
+    trouble::{Kind, Trouble},
+};
+
+/// Files that are known to be next; when they are through it is looked again.
+const MOST_CANDIDATES: usize = 256;
+/// Files that need a person and are named in the status.
+const MOST_NAMED: usize = 10;
+/// Between two attempts to open what could not be opened.
+const RETRY: Duration = Duration::from_secs(30);
+/// Verdicts that the ledger did not take and that are remembered here.
+const MOST_UNWRITTEN: usize = 256;
+/// Journals that are looked at when the engine starts: there are as many as files were begun and did not arrive.
+const MOST_JOURNALS: usize = 10_000;
+
+/// The outboxes.
+pub(super) struct Intake {
+    state_dir: PathBuf,
+    outboxes: Vec<PathBuf>,
+    /// Of the outboxes, in their order.
+    folders: Rc<Vec<Option<Folder>>>,
+    watcher: Watcher,
+    scanner: Scanner,
+    ledger: Option<Ledger>,
+    /// What the ledger did not take.
+    unwritten: Vec<(Key, Identity, Verdict)>,
+    /// Why nothing can be begun.
+    blocked: Option<String>,
+    /// Why an outbox is not looked into, or not as it should be.
+    faults: Vec<Parked>,
+    scan: Scan,
+    /// Something has changed since the last scan.
+    dirty: bool,
+    settles_at: Option<Instant>,
+    retry_at: Option<Instant>,
+    /// What an earlier run left behind was looked at, and what it took aside was put back.
+    recovered: bool,
+    put_back: bool,
+}
+
+/// A file that is next.
+#[derive(Clone, Debug)]
+pub(super) struct Taken {
+    pub(super) key: Key,
+    pub(super) priority: Priority,
+    candidate: Candidate,
+}
+
+/// What an earlier run of the daemon left behind.
+pub(super) enum Leftover {
+    /// It had arrived, and was not put away.
+    Arrived(Key, Job),
+    /// It was begun, and its file is gone.
+    Vanished(Key, Job),
+}
+
+impl Intake {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let mut this = Self {
+            state_dir: settings.state_dir.clone(),
+            outboxes: Vec::new(),
+            folders: Rc::default(),
+            watcher: Watcher::new(),
+            scanner: Scanner::new(settings.settle),
+            ledger: None,
+            unwritten: Vec::new(),
+            blocked: None,
+            faults: Vec::new(),
+            scan: Scan::default(),
+            dirty: true,
+            settles_at: None,
+            retry_at: None,
+            recovered: false,
+            put_back: false,
+        };
+        this.follow(settings);
+        this
+    }
+
+    /// Goes by other settings.
+    pub(super) fn follow(&mut self, settings: &Settings) {
+        self.scanner.set_settle(settings.settle);
+        if self.outboxes != settings.outboxes {
+            self.outboxes.clone_from(&settings.outboxes);
+            self.folders = Rc::default();
+        }
+        (self.dirty, self.retry_at) = (true, None);
+    }
+
+    /// Resolves when something was put into an outbox. Safe to cancel.
+    pub(super) async fn changed(&mut self) {
+        let Watched { renamed_in } = self.watcher.changed().await;
+        for (folder, name) in renamed_in {
+            self.scanner.renamed_in(folder, &name);
+        }
+        self.dirty = true;
+    }
+
+    /// Looks at the outboxes where that is due; when it is due next.
+    pub(super) fn refresh(&mut self, settings: &Settings, now: Instant) -> Option<Instant> {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if self.folders.len() != self.outboxes.len() || due(self.retry_at) || !self.all_are_current() {
+            self.open(settings, now);
+        }
+        if self.dirty || due(self.settles_at) || (self.scan.candidates.is_empty() && self.scan.waiting_files > 0) {
+            self.look(now);
+        }
+        [self.settles_at, self.retry_at].into_iter().flatten().min()
+    }
+
+    /// Whether outboxes are still the folders that they were; only asked where something has changed.
+    fn all_are_current(&self) -> bool {
+        !self.dirty || self.folders.iter().flatten().all(Folder::is_current)
+    }
+
+    /// Opens what can be opened.
+    fn open(&mut self, settings: &Settings, now: Instant) {
+        self.retry_at = None;
+        self.faults.clear();
+        self.blocked = None;
+        if self.ledger.is_none() {
+            match open_ledger(&self.state_dir) {
+                Ok(ledger) => self.ledger = Some(ledger),
+                Err(error) => {
+                    self.blocked = Some(format!("{} cannot be used: {error}", self.state_dir.display()));
+                }
+            }
+        }
+        let mut folders = Vec::new();
+        for outbox in &self.outboxes {
+            let opened = Folder::open(outbox).and_then(|folder| {
+                if settings.after != After::Keep {
+                    folder.check_writable()?;
+                }
+                Ok(folder)
+            });
+            folders.push(match opened {
+                Ok(folder) => Some(folder),
+                Err(error) => {
+                    let name = outbox.display().to_string();
+                    self.faults.push(Parked { name, reason: error.to_string(), folder: folders.len(), bytes: 0 });
+                    None
+                }
+            });
+        }
+        if !self.faults.is_empty() || self.blocked.is_some() {
+            self.retry_at = Some(now + RETRY);
+        }
+        self.watcher.watch(&folders);
+        self.folders = Rc::new(folders);
+        self.dirty = true;
+        let unwritten = std::mem::take(&mut self.unwritten);
+        for (key, identity, verdict) in unwritten {
+            self.note(key, identity, verdict);
+        }
+    }
+
+    fn look(&mut self, now: Instant) {
+        let Some(scan) = self.scanned(MOST_CANDIDATES, MOST_NAMED) else { return };
+        self.scan = scan;
+        for (folder, errno) in &self.scan.failed {
+            let name = self.outboxes.get(*folder).map_or_else(String::new, |outbox| outbox.display().to_string());
+            self.scan.unusable.push(Parked { name, reason: errno.to_string(), folder: *folder, bytes: 0 });
+        }
+        self.settles_at = self.scan.settles_in.map(|settles_in| now + settles_in + Duration::from_millis(20));
+        self.dirty = false;
+    }
+
+    // -- What is next
+
+    /// The best file that is not `busy`: by importance, then those that gave no trouble, then the oldest.
+    pub(super) fn best(&self, busy: impl Fn(Key) -> bool, troubles: impl Fn(Key) -> u32) -> Option<Taken> {
+        if self.blocked.is_some() || self.unwritten.len() >= MOST_UNWRITTEN {
+            return None;
+        }
+        let free = self.scan.candidates.iter().filter(|candidate| !busy(candidate.key));
+        let best = free.min_by_key(|candidate| (candidate.priority, troubles(candidate.key)))?;
+        Some(Taken { key: best.key, priority: best.priority, candidate: best.clone() })
+    }
+
+    /// What is to be done with it; `None`: it is no longer what it was.
+    pub(super) fn job(&mut self, taken: &Taken) -> Option<Job> {
+        let job = self.job_of(&taken.candidate);
+        if job.is_none() {
+            self.scan.candidates.retain(|candidate| candidate.key != taken.key);
+            self.dirty = true;
+        }
+        job
+    }
+
+    fn job_of(&self, candidate: &Candidate) -> Option<Job> {
+        let folder = self.folders.get(candidate.folder)?.as_ref()?;
+        let sidecar = sidecar::read(folder, &candidate.name).ok()?;
+        let mut job = Job::new(
+            folder.path().to_owned(),
+            candidate.name.clone(),
+            candidate.identity,
+            self.opener(candidate.folder, &candidate.name),
+            journal_path(&self.state_dir, candidate.key),
+        );
+        job.content_type = sidecar.media_type;
+        job.metadata = sidecar.metadata;
+        job.sidecar = sidecar.identity;
+        Some(job)
+    }
+
+    /// Opens the file of that name, whatever it is by then.
+    fn opener(&self, folder: usize, name: &str) -> Box<dyn Fn() -> Result<fs::File, Trouble>> {
+        let (folders, name) = (Rc::clone(&self.folders), name.to_owned());
+        Box::new(move || {
+            let folder = folders.get(folder).and_then(Option::as_ref);
+            let folder = folder.ok_or_else(|| Trouble::new(Kind::Vanished, "its folder is gone"))?;
+            folder.open_file(&name).map(|(file, _)| file).map_err(|error| {
+                let kind = match error {
+                    Unusable::Vanished => Kind::Vanished,
+                    _ if error.may_pass() => Kind::Busy,
+                    _ => Kind::Unreadable,
+                };
+                Trouble::new(kind, format!("the file cannot be opened: {error}"))
+            })
+        })
+    }
+
+    // -- What becomes of it
+
+    /// Does with a file that arrived what is to be done with it.
+    pub(super) fn put_away(&mut self, key: Key, job: &Job, after: After) {
+        self.drop_candidate(key);
+        let Some(folder) = self.folders.iter().flatten().find(|folder| folder.path() == job.outbox) else { return };
+        match finish(folder, &job.name, &job.identity, job.sidecar.as_ref(), after) {
+            Ok(Finished::Kept) => self.note(key, job.identity, Verdict::Kept),
+            Ok(Finished::Removed | Finished::Moved(_) | Finished::Another | Finished::Vanished) => {}
+            Err(error) => {
+                warn!(%error, name = job.name, "a file was sent and cannot be put away");
+                self.note(key, job.identity, Verdict::Stuck);
+                self.dirty = true;
+            }
+        }
+    }
+
+    /// Puts a file aside for a person.
+    pub(super) fn park(&mut self, key: Key, identity: Identity, reason: Reason, status: u16) {
+        self.drop_candidate(key);
+        // What is gone, or is another file by now, has nothing to be put aside.
+        if !matches!(reason, Reason::Vanished | Reason::Changed) {
+            self.note(key, identity, Verdict::Parked(Parking { reason, status }));
+        }
+        self.dirty = true;
+    }
+
+    fn drop_candidate(&mut self, key: Key) {
+        let Some(at) = self.scan.candidates.iter().position(|candidate| candidate.key == key) else { return };
+        let gone = self.scan.candidates.remove(at);
+        self.scan.waiting_files = self.scan.waiting_files.saturating_sub(1);
+        self.scan.waiting_bytes = self.scan.waiting_bytes.saturating_sub(gone.identity.size);
+    }
+
+    fn note(&mut self, key: Key, identity: Identity, verdict: Verdict) {
+        let written = match &mut self.ledger {
+            Some(ledger) => ledger.put(key, &identity, verdict).map_err(|error| error.to_string()),
+            None => Err("the ledger of uploads is not open".to_owned()),
+        };
+        if let Err(error) = written {
+            warn!(error, "what became of a file is remembered in memory only");
+            self.unwritten.push((key, identity, verdict));
+            self.blocked = (self.unwritten.len() >= MOST_UNWRITTEN).then_some(error);
+            self.retry_at.get_or_insert_with(|| Instant::now() + RETRY);
+        }
+    }
+
+    /// Has those that were put aside tried again; how many those were.
+    pub(super) fn retry_parked(&mut self) -> u64 {
+        let here = self.unwritten.len();
+        self.unwritten.retain(|(.., verdict)| !matches!(verdict, Verdict::Parked(_)));
+        let here = here - self.unwritten.len();
+        let there = self.ledger.as_mut().map_or(Ok(0), Ledger::retry_all).unwrap_or_else(|error| {
+            warn!(%error, "files that are put aside cannot be tried again");
+            0
+        });
+        (self.dirty, self.retry_at) = (true, None);
+        (here + there) as u64
+    }
+
+    /// What an earlier run left behind; asked once the outboxes are open.
+    pub(super) fn leftovers(&mut self) -> Vec<Leftover> {
+        let Some(salt) = self.ledger.as_ref().map(Ledger::salt) else { return Vec::new() };
+        if std::mem::replace(&mut self.recovered, true) {
+            return Vec::new();
+        }
+        let mut left = Vec::new();
+        let names = fs::read_dir(&self.state_dir).into_iter().flatten().map_while(Result::ok).take(MOST_JOURNALS);
+        for path in names.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "journal"))
+        {
+            match self.leftover(&path, salt) {
+                Ok(Some(leftover)) => left.push(leftover),
+                Ok(None) => {}
+                Err(error) => warn!(%error, path = %path.display(), "the journal of an upload cannot be read"),
+            }
+        }
+        left
+    }
+
+    /// Whatever is known to have arrived is put away. Once, that is when what an earlier run took aside and did not know to have
+    /// arrived can be put back.
+    pub(super) fn all_is_told(&mut self) {
+        if !self.recovered || std::mem::replace(&mut self.put_back, true) {
+            return;
+        }
+        for folder in self.folders.iter().flatten() {
+            match recover_leftovers(folder) {
+                Ok(0) => {}
+                Ok(count) => info!(count, folder = %folder.path().display(), "files that were taken aside are back"),
+                Err(error) => warn!(%error, "files that were taken aside cannot be put back"),
+            }
+        }
+        self.dirty = true;
+    }
+
+    fn leftover(&self, path: &Path, salt: Salt) -> io::Result<Option<Leftover>> {
+        let Some(journal) = Journal::open(path)? else {
+            return fs::remove_file(path).map(|()| None);
+        };
+        let begin = journal.known().begin.clone();
+        let Some(at) = self.outboxes.iter().position(|outbox| *outbox == begin.outbox) else { return Ok(None) };
+        let Some(folder) = self.folders.get(at).and_then(Option::as_ref) else { return Ok(None) };
+        let key = salt.key(&begin.outbox, &begin.name, &begin.identity);
+        let opener = self.opener(at, &begin.name);
+        let mut job = Job::new(begin.outbox.clone(), begin.name.clone(), begin.identity, opener, path.to_owned());
+        job.sidecar = sidecar::read(folder, &begin.name).ok().and_then(|sidecar| sidecar.identity);
+        let finished = journal.known().finished;
+        job.journal = Some(journal);
+        if finished {
+            return Ok(Some(Leftover::Arrived(key, job)));
+        }
+        let there = folder.open_file(&begin.name).is_ok_and(|(_, identity)| identity.same_content(&begin.identity));
+        if !there {
+            return Ok(Some(Leftover::Vanished(key, job)));
+        }
+        // The ledger, and with it what names are made of, may be another one.
+        let wanted = journal_path(&self.state_dir, key);
+        if wanted != path {
+            fs::rename(path, wanted)?;
+        }
+        Ok(None)
+    }
+
+    // -- What is shown
+
+    pub(super) fn blocked(&self) -> Option<String> {
+        self.blocked.clone()
+    }
+
+    pub(super) const fn waiting(&self) -> (u64, u64) {
+        (self.scan.waiting_files, self.scan.waiting_bytes)
+    }
+
+    pub(super) fn parked(&self) -> (u64, Vec<Parked>) {
+        (self.scan.parked_files, self.scan.parked.clone())
+    }
+
+    pub(super) fn unusable(&self) -> Vec<Parked> {
+        self.faults.iter().chain(&self.scan.unusable).cloned().collect()
+    }
+
+    /// A look for somebody who wants to see all, as far as that is bounded.
+    pub(super) fn list(&mut self, limit: usize) -> (Scan, Vec<PathBuf>) {
+        (self.scanned(limit, limit).unwrap_or_default(), self.outboxes.clone())
+    }
+
+    fn scanned(&mut self, candidates: usize, named: usize) -> Option<Scan> {
+        let ledger = self.ledger.as_ref()?;
+        let unwritten = &self.unwritten;
+        let known = |key: Key, identity: &Identity| {
+            let here = unwritten.iter().find(|(other, ..)| *other == key).map(|(.., verdict)| *verdict);
+            here.or_else(|| ledger.find(key, identity))
+        };
+        Some(self.scanner.scan(&self.folders, ledger.salt(), &known, Most { candidates, named }, Moment::now()))
+    }
+}
+
+fn journal_path(state_dir: &Path, Key(key): Key) -> PathBuf {
+    state_dir.join(format!("{key:016x}.journal"))
+}
+
+fn open_ledger(state_dir: &Path) -> io::Result<Ledger> {
+    DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
+    let (ledger, damage) = Ledger::open(&state_dir.join("ledger"))?;
+    if damage != crate::ledger::Damage::default() {
+        warn!(?damage, "the ledger of uploads was damaged: files that were parked or kept may be sent again");
+    }
+    Ok(ledger)
+}
