@@ -77,7 +77,7 @@ fn ten_thousand_files_take_no_more_memory_than_a_thousand_and_little_time() {
     println!("{took:?}, {peak} bytes");
     assert!(peak <= peak_of_few + 4096, "{peak_of_few} {peak}");
     assert!(peak < 192 * 1024, "{peak}");
-    // Some 20 ms where it is optimised and nothing else runs.
+    // Some 40 ms where nothing else runs, half of it for the 10,000 calls of statx.
     assert!(took < Duration::from_secs(1), "{took:?}");
     assert!(second.candidates.is_sorted_by_key(|candidate| (candidate.identity.mtime_ns, candidate.name.clone())));
 }

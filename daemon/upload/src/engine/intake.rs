@@ -19,7 +19,7 @@ use crate::{
         Finished, Folder, Identity, Priority, Unusable, finish, recover_leftovers,
         scan::{Candidate, Moment, Most, Scan, Scanner},
         sidecar,
-        watch::{Watched, Watcher},
+        watch::{Changes, Watch},
     },
     settings::{After, Settings},
     status::Parked,
@@ -43,7 +43,7 @@ pub(super) struct Intake {
     outboxes: Vec<PathBuf>,
     /// Of the outboxes, in their order.
     folders: Rc<Vec<Option<Folder>>>,
-    watcher: Watcher,
+    watch: Watch,
     scanner: Scanner,
     ledger: Option<Ledger>,
     /// What the ledger did not take.
@@ -84,7 +84,7 @@ impl Intake {
             state_dir: settings.state_dir.clone(),
             outboxes: Vec::new(),
             folders: Rc::default(),
-            watcher: Watcher::new(),
+            watch: Watch::new(&settings.outboxes),
             scanner: Scanner::new(settings.settle),
             ledger: None,
             unwritten: Vec::new(),
@@ -107,17 +107,21 @@ impl Intake {
         if self.outboxes != settings.outboxes {
             self.outboxes.clone_from(&settings.outboxes);
             self.folders = Rc::default();
+            self.watch = Watch::new(&self.outboxes);
         }
         (self.dirty, self.retry_at) = (true, None);
     }
 
     /// Resolves when something was put into an outbox. Safe to cancel.
     pub(super) async fn changed(&mut self) {
-        let Watched { renamed_in } = self.watcher.changed().await;
+        let Changes { renamed_in, reopen, .. } = self.watch.changed().await;
         for (folder, name) in renamed_in {
             self.scanner.renamed_in(folder, &name);
         }
         self.dirty = true;
+        if reopen {
+            self.folders = Rc::default();
+        }
     }
 
     /// Looks at the outboxes where that is due; when it is due next.
@@ -127,7 +131,7 @@ impl Intake {
             self.open(settings, now);
         }
         if self.dirty || due(self.settles_at) || (self.scan.candidates.is_empty() && self.scan.waiting_files > 0) {
-            self.look(now);
+            self.look(settings, now);
         }
         [self.settles_at, self.retry_at].into_iter().flatten().min()
     }
@@ -167,10 +171,12 @@ impl Intake {
                 }
             });
         }
+        if let Some(reason) = self.watch.polls_for() {
+            warn!(reason, "outboxes are not watched");
+        }
         if !self.faults.is_empty() || self.blocked.is_some() {
             self.retry_at = Some(now + RETRY);
         }
-        self.watcher.watch(&folders);
         self.folders = Rc::new(folders);
         self.dirty = true;
         let unwritten = std::mem::take(&mut self.unwritten);
@@ -179,9 +185,10 @@ impl Intake {
         }
     }
 
-    fn look(&mut self, now: Instant) {
+    fn look(&mut self, settings: &Settings, now: Instant) {
         let Some(scan) = self.scanned(MOST_CANDIDATES, MOST_NAMED) else { return };
         self.scan = scan;
+        self.put_away_what_stuck(settings);
         for (folder, errno) in &self.scan.failed {
             let name = self.outboxes.get(*folder).map_or_else(String::new, |outbox| outbox.display().to_string());
             self.scan.unusable.push(Parked { name, reason: errno.to_string(), folder: *folder, bytes: 0 });
@@ -270,6 +277,29 @@ impl Intake {
             self.note(key, identity, Verdict::Parked(Parking { reason, status }));
         }
         self.dirty = true;
+    }
+
+    /// Files that were sent and could not be removed: perhaps they can be by now.
+    fn put_away_what_stuck(&mut self, settings: &Settings) {
+        for stuck in std::mem::take(&mut self.scan.stuck) {
+            let Some(folder) = self.folders.get(stuck.folder).and_then(Option::as_ref) else { continue };
+            let sidecar = sidecar::read(folder, &stuck.name).ok().and_then(|sidecar| sidecar.identity);
+            let finished = finish(folder, &stuck.name, &stuck.identity, sidecar.as_ref(), settings.after);
+            let verdict = match finished {
+                Ok(Finished::Kept) => Some(Verdict::Kept),
+                Ok(_) => None,
+                Err(_) => continue,
+            };
+            self.unwritten.retain(|(key, ..)| *key != stuck.key);
+            match verdict {
+                Some(verdict) => self.note(stuck.key, stuck.identity, verdict),
+                None => {
+                    if let Some(Err(error)) = self.ledger.as_mut().map(|ledger| ledger.forget(stuck.key)) {
+                        warn!(%error, "the ledger of uploads cannot be written");
+                    }
+                }
+            }
+        }
     }
 
     fn drop_candidate(&mut self, key: Key) {

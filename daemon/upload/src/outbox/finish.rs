@@ -115,9 +115,8 @@ pub fn finish(
     let into = if after == After::Move { Some(sent_folder(folder)?) } else { None };
     let desk = Desk { folder: folder.as_fd(), aside: aside.as_fd() };
     let finished = desk.finish(name, sent, sidecar, into.as_ref()).map_err(|errno| folder.error("renameat2", errno));
-    for changed in [into.as_ref().map_or(desk.aside, |into| into.as_fd()), desk.aside, desk.folder] {
-        fsync(changed).map_err(|errno| folder.error("fsync", errno))?;
-    }
+    let into = into.as_ref().map_or(Ok(()), |into| sync(into.as_fd()));
+    into.and_then(|()| desk.sync()).map_err(|errno| folder.error("fsync", errno))?;
     finished
 }
 
@@ -132,7 +131,7 @@ pub fn recover_leftovers(folder: &Folder) -> Result<usize, FolderError> {
     let desk = Desk { folder: folder.as_fd(), aside: aside.as_fd() };
     let count = desk.recover().map_err(|errno| folder.error("renameat2", errno))?;
     if count > 0 {
-        fsync(desk.aside).and_then(|()| fsync(desk.folder)).map_err(|errno| folder.error("fsync", errno))?;
+        desk.sync().map_err(|errno| folder.error("fsync", errno))?;
     }
     Ok(count)
 }
@@ -178,6 +177,14 @@ fn open_folder(at: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
     openat(at, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// Sees to it that the names in a folder are those after a power cut, too, where its file system can do that for a folder.
+fn sync(folder: BorrowedFd<'_>) -> Result<(), Errno> {
+    match fsync(folder) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(()),
+        done => done,
+    }
+}
+
 /// What is under a name, without following a link; `None` where nothing is.
 fn look(at: BorrowedFd<'_>, name: &str) -> Result<Option<Identity>, Errno> {
     match statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -213,6 +220,11 @@ impl Desk<'_> {
             let _or_at_the_next_start = self.put_back(name);
         }
         done
+    }
+
+    fn sync(self) -> Result<(), Errno> {
+        sync(self.aside)?;
+        sync(self.folder)
     }
 
     /// Removes or moves what was taken aside, and its sidecar.

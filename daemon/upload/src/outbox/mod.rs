@@ -25,6 +25,7 @@ pub mod identity;
 pub mod names;
 pub mod scan;
 pub mod sidecar;
+pub mod watch;
 
 pub use self::{
     finish::{Finished, finish, recover_leftovers},
@@ -32,6 +33,7 @@ pub use self::{
     identity::Identity,
     scan::{Candidate, Moment, Scan, Scanner},
     sidecar::{Priority, Sidecar},
+    watch::{Changes, Watch},
 };
 
 /// Does something as a user who owns nothing and may do nothing; `None` where these tests do not run as root, who alone can.

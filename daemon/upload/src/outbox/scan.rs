@@ -127,6 +127,8 @@ pub struct Scan {
     pub parked_files: u64,
     /// The first few of them.
     pub parked: Vec<Parked>,
+    /// The first few that were sent and not removed: [`super::finish()`] may succeed by now.
+    pub stuck: Vec<Candidate>,
     /// What lies there and cannot be sent.
     pub unusable_files: u64,
     /// The first few.
@@ -365,7 +367,16 @@ impl Looking<'_> {
                 scan.kept_files += 1;
                 return Ok(());
             }
-            Some(Verdict::Stuck) => Some("it was sent, and could not be removed".to_owned()),
+            Some(Verdict::Stuck) => {
+                note(&mut scan.stuck, self.most.named, || Candidate {
+                    folder: index,
+                    name: text.to_owned(),
+                    priority: Priority::Normal,
+                    identity,
+                    key,
+                });
+                Some("it was sent, and could not be removed".to_owned())
+            }
             Some(Verdict::Parked(parking)) => Some(parking.to_string()),
         };
         if let Some(reason) = parked {
@@ -448,9 +459,9 @@ fn has_sidecars(folder: &Folder, buffer: &mut Vec<u8>) -> Result<bool, Errno> {
     Ok(false)
 }
 
-fn note(list: &mut Vec<Parked>, most: usize, parked: impl FnOnce() -> Parked) {
+fn note<T>(list: &mut Vec<T>, most: usize, named: impl FnOnce() -> T) {
     if list.len() < most {
-        list.push(parked());
+        list.push(named());
     }
 }
 
@@ -593,6 +604,7 @@ mod tests {
         let mut scan = bench.scan(now);
         assert_eq!((names(&scan), scan.waiting_files, scan.waiting_bytes), (vec!["new".to_owned()], 1, 1));
         assert_eq!((scan.kept_files, scan.parked_files), (1, 2));
+        assert_eq!(scan.stuck.iter().map(|candidate| candidate.name.as_str()).collect::<Vec<_>>(), ["stuck"]);
         scan.parked.sort_by(|one, other| one.name.cmp(&other.name));
         let reasons: Vec<&str> = scan.parked.iter().map(|parked| parked.reason.as_str()).collect();
         assert_eq!(reasons, ["refused (HTTP 415)", "it was sent, and could not be removed"]);
