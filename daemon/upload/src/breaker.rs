@@ -13,12 +13,12 @@
 //!                                    the probe succeeded
 //! ```
 //!
-//! Closed, anything may be tried. Open, nothing. Half-open, one attempt: the probe. A cool-down has full jitter ([`jitter`])
-//! with a ceiling of a minute that doubles up to half an hour with each probe that fails.
+//! Closed, anything may be tried. Open, nothing. Half-open, one attempt: the probe. A cool-down has full jitter
+//! ([`jitter`]) with a ceiling of a minute that doubles up to half an hour with each probe that fails.
 //!
-//! A failure here is one of the endpoint: it cannot be reached, it is overloaded or broken. That it refuses one file is none,
-//! and neither is an attempt that was given up for our own reasons: tell [`Breaker::abandoned`]. Pure: the moment and the random
-//! number are handed in.
+//! A failure here is one of the endpoint: it cannot be reached, it is overloaded or broken. That it refuses one file is
+//! none, and neither is an attempt that was given up for our own reasons: tell [`Breaker::abandoned`]. Pure: the moment
+//! and the random number are handed in.
 
 use std::time::{Duration, Instant};
 
@@ -233,7 +233,9 @@ mod tests {
     proptest! {
         /// Whatever happens: never two probes at once, and never barred for longer than the longest cool-down.
         #[test]
-        fn somebody_may_always_try_within_half_an_hour(steps in prop::collection::vec((0_u8..4, 0_u64..600, any::<u64>()), 0..200)) {
+        fn somebody_may_always_try_within_half_an_hour(
+            steps in prop::collection::vec((0_u8..4, 0_u64..600, any::<u64>()), 0..200),
+        ) {
             let mut now = Instant::now();
             let mut breaker = Breaker::default();
             let mut under_way = Vec::new();

@@ -5,7 +5,7 @@
 //! at any frame, from nothing but the content and the frame's number. A frame is encoded in one call from one buffer, so that
 //! the same library makes the same bytes of it again.
 
-use std::io;
+use std::{fmt, io};
 
 use flate2::{Compress, Compression as Level, Crc, FlushCompress, Status};
 use zstd_safe::{CCtx, CParameter};
@@ -84,6 +84,12 @@ impl Coding {
     }
 }
 
+impl fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Encoder").field(&self.encoding).finish()
+    }
+}
+
 /// Encodes frames.
 pub struct Encoder {
     encoding: Encoding,
@@ -106,13 +112,13 @@ impl Encoder {
         let kind = match encoding.coding {
             Coding::Identity => Inner::Identity,
             Coding::Zstd => {
-                let mut context = CCtx::try_create().ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+                let mut zstd = CCtx::try_create().ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
                 for parameter in
                     [CParameter::CompressionLevel(i32::from(encoding.level)), CParameter::ChecksumFlag(true)]
                 {
-                    context.set_parameter(parameter).map_err(zstd_error)?;
+                    zstd.set_parameter(parameter).map_err(zstd_error)?;
                 }
-                Inner::Zstd(context)
+                Inner::Zstd(zstd)
             }
             Coding::Gzip => Inner::Gzip(Compress::new(Level::new(u32::from(encoding.level)), false)),
         };
@@ -131,7 +137,7 @@ impl Encoder {
                 room.copy_from_slice(content);
                 Ok(content.len())
             }
-            Inner::Zstd(context) => context.compress2(out, content).map_err(zstd_error),
+            Inner::Zstd(zstd) => zstd.compress2(out, content).map_err(zstd_error),
             Inner::Gzip(deflate) => member(deflate, content, out),
         }
     }

@@ -30,6 +30,8 @@ pub(crate) struct Job {
     pub(crate) journal_path: PathBuf,
     /// Its journal, once it was begun or read.
     pub(crate) journal: Option<Journal>,
+    /// Until when the server keeps what it has of it, as it said.
+    pub(crate) expires: Option<String>,
     /// Up to where bytes were handed to a connection in the last attempt, as they are sent.
     pub(crate) sent_end: Option<u64>,
     /// The farthest that it ever was since the process started; `None`: it was begun by another one.
@@ -72,6 +74,7 @@ impl Job {
             sidecar: None,
             journal_path,
             journal: None,
+            expires: None,
             sent_end: None,
             farthest: None,
             attempts: 0,

@@ -1,22 +1,23 @@
-//! What is not to be tried again although it lies in an outbox: files that were sent and stay there, and files that were parked
-//! until a person has looked at them.
+//! What is not to be tried again although it lies in an outbox: files that were sent and stay there, and files that
+//! were parked until a person has looked at them.
 //!
 //! # Constraints
 //!
-//! - Killed or cut off at any moment, it holds every verdict whose [`Ledger::put`] returned, and of the one under way all or
-//!   nothing.
+//! - Killed or cut off at any moment, it holds every verdict whose [`Ledger::put`] returned, and of the one under way
+//!   all or nothing.
 //! - At most [`MAX_ENTRIES`] files, 16 bytes of memory each: 512 KiB. Full is an outcome.
-//! - A record that rotted costs that one file another attempt, and none of its neighbours. Nothing on disk makes it panic.
+//! - A record that rotted costs that one file another attempt, or, where it said to forget, brings back what was noted
+//!   before; it costs its neighbours nothing. Nothing on disk makes it panic.
 //!
 //! # Which file
 //!
-//! A [`Key`] stands for the outbox, the name, the length and the time of the last change of the content, as `rsync` tells files
-//! apart: a file that was kept is not sent again because its mode changed, or because its folder was mounted anew and numbers its
-//! files otherwise. That a *parked* file changed in any other way (`ctime`: its mode, its owner, another file of the same length
-//! and age) ends its parking, for that may be what it needed.
+//! A [`Key`] stands for the outbox, the name, the length and the time of the last change of the content, as `rsync`
+//! tells files apart: a file that was kept is not sent again because its mode changed, or because its folder was
+//! mounted anew and numbers its files otherwise. That a *parked* file changed in any other way (`ctime`: its mode, its
+//! owner, another file of the same length and age) ends its parking, for that may be what it needed.
 //!
-//! The hash is salted, with bytes that the file's owner only can read: nobody else can make a name that stands for another's
-//! file.
+//! The hash is salted, with bytes that the file's owner only can read: nobody else can make a name that stands for
+//! another's file.
 //!
 //! # Format
 //!
@@ -32,7 +33,7 @@
 //!
 //! | offset | bytes | a record |
 //! |---|---|---|
-//! | 0 | 4 | CRC32C of the record's offset in the file (8 bytes) and of the 28 bytes behind this field, begun with that of the salt |
+//! | 0 | 4 | CRC32C of the record's offset in the file (8 bytes) and the 28 bytes behind this field, begun with the salt's |
 //! | 4 | 1 | what: 1 kept, 2 stuck, 3 parked, 4 forgotten |
 //! | 5 | 1 | why it was parked ([`Reason`]), else 0 |
 //! | 6 | 2 | status of HTTP that the server answered with, or 0 |
@@ -40,13 +41,14 @@
 //! | 16 | 4 | of a parked file: CRC32C of its ctime in ns (8), else 0 |
 //! | 20 | 12 | zero |
 //!
-//! A later record about a key replaces an earlier one. The offset is in the checksum, so that a record in another place is none.
+//! A later record about a key replaces an earlier one. The offset is in the checksum, so that a record in another place
+//! is none.
 //!
 //! # Operation
 //!
-//! A verdict is appended and synced. Where one record in two is dead, all that live are written beside, synced, and renamed over
-//! it. What is behind the last whole record, or does not match its checksum, is skipped and counted. Without a header nothing can
-//! be read: the file is put aside as `NAME.bad`.
+//! A verdict is appended and synced. Where one record in two is dead, all that live are written beside, synced, and
+//! renamed over it. What is behind the last whole record, or does not match its checksum, is skipped and counted.
+//! Without a header nothing can be read: the file is put aside as `NAME.bad`.
 
 use std::{
     fmt,
@@ -156,7 +158,8 @@ pub struct Ledger {
     end: u64,
     /// Fewer records are not written anew: it failed.
     not_below: u64,
-    /// It was renamed into its place, and the folder is not synced since: after a power cut the one before may be there again.
+    /// It was renamed into its place, and the folder is not synced since: after a power cut the one before may be there
+    /// again.
     adrift: bool,
 }
 
@@ -324,8 +327,9 @@ impl Ledger {
         self.retain(&|entry| entry.what != PARKED)
     }
 
-    /// Forgets all that `lies` is not true of: files that are no longer in an outbox. How many those were. Only for after a look
-    /// at all outboxes as a whole: what is forgotten here and turns up again is sent again. Blocks on the disk.
+    /// Forgets all that `lies` is not true of: files that are no longer in an outbox. How many those were. Only for
+    /// after a look at all outboxes as a whole: what is forgotten here and turns up again is sent again. Blocks on the
+    /// disk.
     ///
     /// # Errors
     ///
@@ -534,7 +538,8 @@ fn settle(entries: &mut Vec<Entry>) -> u64 {
     too_many as u64
 }
 
-/// Writes it as a whole, in the place of what there is; the open file, and where the next record goes. The folder is not synced.
+/// Writes it as a whole, in the place of what there is; the open file, and where the next record goes. The folder is
+/// not synced.
 fn write_whole(path: &Path, salt: Salt, entries: &[Entry]) -> io::Result<(File, u64)> {
     let beside = path.with_added_extension("new");
     let written = (|| {
@@ -867,7 +872,10 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn no_bytes_make_it_panic_and_it_goes_on_from_any(mut bytes in prop::collection::vec(any::<u8>(), 0..400), with_header: bool) {
+        fn no_bytes_make_it_panic_and_it_goes_on_from_any(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..400),
+            with_header: bool,
+        ) {
             if with_header {
                 bytes.splice(..0, encode_header(Salt([1; 16])));
             }
@@ -880,7 +888,11 @@ mod tests {
         }
 
         #[test]
-        fn cut_anywhere_it_knows_what_was_whole_by_then(deeds in deeds(), cut: prop::sample::Index, later in 500_u16..600) {
+        fn cut_anywhere_it_knows_what_was_whole_by_then(
+            deeds in deeds(),
+            cut: prop::sample::Index,
+            later in 500_u16..600,
+        ) {
             let salt = Salt([1; 16]);
             let mut bytes = encode_header(salt).to_vec();
             for (at, deed) in deeds.iter().enumerate() {
@@ -900,7 +912,10 @@ mod tests {
         }
 
         #[test]
-        fn what_rotted_costs_itself_and_none_of_its_neighbours(deeds in deeds(), rot in prop::collection::btree_map(0_usize..40, (0_usize..SLOT, 1_u8..), 0..6)) {
+        fn what_rotted_costs_itself_and_none_of_its_neighbours(
+            deeds in deeds(),
+            rot in prop::collection::btree_map(0_usize..40, (0_usize..SLOT, 1_u8..), 0..6),
+        ) {
             let salt = Salt([1; 16]);
             let mut bytes = encode_header(salt).to_vec();
             for (at, deed) in deeds.iter().enumerate() {

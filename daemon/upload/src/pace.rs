@@ -1,16 +1,17 @@
 //! How fast bytes go out: a token bucket.
 //!
-//! It fills at the rate and holds what one second gives, but never less than [`LEAST_BURST`]: a slow rate must not cut a body
-//! into crumbs. Over any span `t` no more than `rate * t + burst` is given away, whatever the rate was changed to meanwhile
-//! (then with the highest of them). Pure: the moment is handed in, and one before the last counts as the last.
+//! It fills at the rate and holds what one second gives, but never less than [`LEAST_BURST`]: a slow rate must not cut
+//! a body into crumbs. Over any span `t` no more than `rate * t + burst` is given away, whatever the rate was changed
+//! to meanwhile (then with the highest of them). Pure: the moment is handed in, and one before the last counts as the
+//! last.
 
 use std::time::{Duration, Instant};
 
 /// What it holds at least when it is full.
 pub const LEAST_BURST: u64 = 64 * 1024;
 
-/// About so many pieces a second are given away to one who wants more than there is: less would be bursts, more would be
-/// system calls.
+/// About so many pieces a second are given away to one who wants more than there is: less would be bursts, more would
+/// be system calls.
 const PIECES: u64 = 8;
 const LEAST_PIECE: u64 = 256;
 const MOST_PIECE: u64 = 16 * 1024;
@@ -149,7 +150,10 @@ mod tests {
     proptest! {
         #[test]
         fn no_span_gives_more_than_the_rate_and_one_burst(
-            steps in prop::collection::vec((0_u64..3_000_000_000, 0_u64..400_000, prop::option::weighted(0.1, 1_u64..300_000)), 1..60),
+            steps in prop::collection::vec(
+                (0_u64..3_000_000_000, 0_u64..400_000, prop::option::weighted(0.1, 1_u64..300_000)),
+                1..60,
+            ),
             first in 1_u64..300_000,
         ) {
             let mut now = Instant::now();

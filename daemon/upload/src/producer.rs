@@ -53,13 +53,7 @@ impl Producer<'_> {
         if self.encoder.encoding().is_identity() {
             return Ok(Some(content));
         }
-        let mut encoded = self.slots.take().await;
-        let room = encoded.buffer().capacity();
-        encoded.buffer().set_len(room);
-        let length = self.encoder.encode(content.buffer(), encoded.buffer().as_mut());
-        let length =
-            length.map_err(|error| Trouble::new(Kind::Unreadable, format!("cannot be compressed: {error}")))?;
-        encoded.buffer().set_len(length);
+        let mut encoded = encoded(self.slots, self.encoder, &mut content).await?;
         self.record(index, Frame::of(encoded.buffer()), content.buffer().len())?;
         Ok(Some(encoded))
     }
@@ -102,4 +96,15 @@ impl Producer<'_> {
         }
         Ok(None)
     }
+}
+
+/// The content of a buffer, encoded into another one.
+pub(crate) async fn encoded(slots: &Slots, encoder: &mut Encoder, content: &mut Slotted) -> Result<Slotted, Trouble> {
+    let mut out = slots.take().await;
+    let room = out.buffer().capacity();
+    out.buffer().set_len(room);
+    let length = encoder.encode(content.buffer(), out.buffer().as_mut());
+    let length = length.map_err(|error| Trouble::new(Kind::Unreadable, format!("cannot be compressed: {error}")))?;
+    out.buffer().set_len(length);
+    Ok(out)
 }

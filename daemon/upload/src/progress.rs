@@ -1,6 +1,6 @@
 //! How far an upload is, for whoever looks.
 
-use std::cell::Cell;
+use std::{cell::Cell, time::Duration};
 
 use tokio::time::Instant;
 
@@ -42,7 +42,12 @@ impl Progress {
     /// Bytes of content a second since sending began.
     pub(crate) fn rate(&self) -> u64 {
         let Some((from, at)) = self.from.get() else { return 0 };
-        let seconds = at.elapsed().as_secs_f64();
-        if seconds > 0.0 { (self.sent.get().saturating_sub(from) as f64 / seconds) as u64 } else { 0 }
+        per_second(self.sent.get().saturating_sub(from), at.elapsed())
     }
+}
+
+/// So many bytes a second.
+pub(crate) fn per_second(bytes: u64, time: Duration) -> u64 {
+    let ns = time.as_nanos().max(1_000_000);
+    u64::try_from(u128::from(bytes) * 1_000_000_000 / ns).unwrap_or(u64::MAX)
 }

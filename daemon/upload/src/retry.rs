@@ -1,8 +1,9 @@
 //! When an attempt is repeated: exponential backoff with full jitter, and never before the server wants it.
 //!
-//! Full jitter draws the wait evenly from nothing up to a ceiling that doubles: of many gateways that failed at one moment
-//! few come back at another one (the AWS Architecture Blog, "Exponential Backoff And Jitter", has the comparison). An attempt
-//! that made progress begins the doubling anew, and lower: the link works, it was cut. Pure: the random number is handed in.
+//! Full jitter draws the wait evenly from nothing up to a ceiling that doubles: of many gateways that failed at one
+//! moment few come back at another one (the AWS Architecture Blog, "Exponential Backoff And Jitter", has the
+//! comparison). An attempt that made progress begins the doubling anew, and lower: the link works, it was cut. Pure:
+//! the random number is handed in.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,15 +19,15 @@ pub const LAST_CEILING: Duration = Duration::from_mins(5);
 /// Longest that a server may put us off at a time: it may have a wrong clock.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
-/// What the server must have confirmed anew for an attempt to have made progress, unless the file is shorter. A handshake with
-/// certificates costs some 8 KiB: an attempt for less would spend more on connecting than on content.
+/// What the server must have confirmed anew for an attempt to have made progress, unless the file is shorter. A
+/// handshake with certificates costs some 8 KiB: an attempt for less would spend more on connecting than on content.
 pub const PROGRESS_BYTES: u64 = 64 * 1024;
 
 /// Longest header field that is looked at; an HTTP-date has 29 bytes.
 const MAX_FIELD_BYTES: usize = 64;
 
-/// 2026-06-01, in seconds since 1970: a clock before this version was written was never set. The date from which on the daemon
-/// believes the clock that it stamps records with.
+/// 2026-06-01, in seconds since 1970: a clock before this version was written was never set. The date from which on the
+/// daemon believes the clock that it stamps records with.
 pub const CLOCK_IS_SET_S: u64 = 1_780_272_000;
 
 /// The waits of one file, or of one endpoint.
@@ -62,8 +63,8 @@ pub fn jitter(ceiling: Duration, random: u64) -> Duration {
     Duration::from_nanos(u64::try_from((ceiling.as_nanos() * u128::from(random)) >> 64).unwrap_or(u64::MAX))
 }
 
-/// How long a `Retry-After` (RFC 9110, section 10.2.3) puts us off, at most [`MAX_RETRY_AFTER`]; a date that has passed not at
-/// all. `None` where it is neither a number of seconds nor a date, or a date while the clock is not set.
+/// How long a `Retry-After` (RFC 9110, section 10.2.3) puts us off, at most [`MAX_RETRY_AFTER`]; a date that has passed
+/// not at all. `None` where it is neither a number of seconds nor a date, or a date while the clock is not set.
 #[must_use]
 pub fn parse_retry_after(field: &str, now: SystemTime) -> Option<Duration> {
     let field = field.trim_matches([' ', '\t']);
@@ -167,7 +168,10 @@ mod tests {
         }
 
         #[test]
-        fn no_field_makes_the_reader_panic(field in ".{0,80}|[A-Z][a-z]{2,8},? [0-9]{1,2}[ -][A-Z][a-z]{2}[ -][0-9]{2,4} [0-9:]{8} GMT", s in 0_u64..1 << 34) {
+        fn no_field_makes_the_reader_panic(
+            field in ".{0,80}|[A-Z][a-z]{2,8},? [0-9]{1,2}[ -][A-Z][a-z]{2}[ -][0-9]{2,4} [0-9:]{8} GMT",
+            s in 0_u64..1 << 34,
+        ) {
             let wait = parse_retry_after(&field, SystemTime::UNIX_EPOCH + Duration::from_secs(s));
             prop_assert!(wait.unwrap_or_default() <= MAX_RETRY_AFTER);
         }

@@ -26,17 +26,13 @@ const EXPIRES: &str = "upload-expires";
 /// Longest `Upload-Metadata`: what servers take of a header without being told.
 pub const MAX_METADATA_BYTES: usize = 4096;
 
-/// What a server says that it can do.
+/// What a server says that it can do, beside *creation*, without which nothing can be begun.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Abilities {
-    /// Extension *creation*: without it nothing can be begun.
-    pub creation: bool,
     /// Extension *creation-defer-length*: the length may come last.
     pub defer_length: bool,
     /// Extension *termination*: an upload that is given up can be removed.
     pub termination: bool,
-    /// Extension *expiration*.
-    pub expiration: bool,
     /// Extension *checksum*, by the best algorithm that both sides know.
     pub checksum: Option<Algorithm>,
     /// `Tus-Max-Size`.
@@ -111,14 +107,12 @@ pub fn abilities(answer: &Answer) -> Result<Abilities, Trouble> {
     let knows = |algorithm: Algorithm| words(algorithms).any(|word| word == algorithm.name());
     let checksum = [Algorithm::Sha256, Algorithm::Sha1].into_iter().find(|algorithm| knows(*algorithm));
     let abilities = Abilities {
-        creation: has("creation"),
         defer_length: has("creation-defer-length"),
         termination: has("termination"),
-        expiration: has("expiration"),
         checksum: checksum.filter(|_| has("checksum")),
         max_size: answer.header("tus-max-size").and_then(number),
     };
-    if abilities.creation { Ok(abilities) } else { Err(missing("without the extension creation")) }
+    if has("creation") { Ok(abilities) } else { Err(missing("without the extension creation")) }
 }
 
 fn words(list: &str) -> impl Iterator<Item = &str> {
@@ -203,7 +197,7 @@ pub fn patch(location: &Uri, offset: u64, length: Option<u64>, checksum: Option<
 #[must_use]
 pub fn checksum(algorithm: Algorithm, digest: &[u8]) -> HeaderValue {
     let text = format!("{} {}", algorithm.name(), base64::encode(digest));
-    HeaderValue::try_from(text).expect("a name, a space and base64 are a header")
+    header(text)
 }
 
 /// What the server has after a [`patch`].
@@ -241,7 +235,12 @@ pub fn metadata<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Head
         }
         text.push_str(&pair);
     }
-    HeaderValue::try_from(text).expect("keys and base64 are a header")
+    header(text)
+}
+
+/// Names and base64, which are always fit for a header.
+fn header(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 #[cfg(test)]
@@ -278,16 +277,14 @@ mod tests {
             ],
         );
         let all = Abilities {
-            creation: true,
             defer_length: true,
             termination: true,
-            expiration: true,
             checksum: Some(Algorithm::Sha256),
             max_size: Some(1000),
         };
         assert_eq!(abilities(&full), Ok(all));
         let bare = answer(200, &[("tus-version", "1.0.0"), ("tus-extension", "creation")]);
-        assert_eq!(abilities(&bare), Ok(Abilities { creation: true, ..Abilities::default() }));
+        assert_eq!(abilities(&bare), Ok(Abilities::default()));
     }
 
     #[test]

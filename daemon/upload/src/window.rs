@@ -6,12 +6,12 @@
 //! Sat,Sun 00:00-24:00    all day
 //! ```
 //!
-//! A window over midnight belongs to the day on which it begins: `Sun 22:00-06:00` ends on Monday morning. The begin is part of
-//! it, the end is not. Without any window uploads may always go on.
+//! A window over midnight belongs to the day on which it begins: `Sun 22:00-06:00` ends on Monday morning. The begin is
+//! part of it, the end is not. Without any window uploads may always go on.
 //!
-//! Where clocks are put forward or back, an hour of the week is missing or comes twice: what was computed before holds no
-//! longer. So nobody sleeps through to an opening: the clock is looked at now and then ([`LOOK_EVERY`]), which also takes in
-//! a clock that was set and a time zone that was changed.
+//! Where clocks are put forward or back, an hour of the week is missing or comes twice: what was computed before holds
+//! no longer. So nobody sleeps through to an opening: the clock is looked at now and then ([`LOOK_EVERY`]), which also
+//! takes in a clock that was set and a time zone that was changed.
 
 use std::{fmt::Write as _, mem::MaybeUninit, time::Duration};
 
@@ -67,8 +67,8 @@ impl LocalTime {
         tzset();
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
         let mut local = MaybeUninit::<libc::tm>::uninit();
-        // SAFETY: both pointers are valid for the call, which writes the structure behind the second one only, keeps neither,
-        // and is safe with threads. It reads the environment, which nobody in this program changes.
+        // SAFETY: both pointers are valid for the call, which writes the structure behind the second one only, keeps
+        // neither, and is safe with threads. It reads the environment, which nobody in this program changes.
         let filled = unsafe { libc::localtime_r(&raw const now, local.as_mut_ptr()) };
         if filled.is_null() {
             // A year beyond an `int`. UTC has days of the same length; 1970 began on a Thursday.
@@ -390,11 +390,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lists_are_read_back(list in prop::collection::vec((1_u8..=EACH_DAY, 0_u16..DAY_MINUTES, 1_u16..=DAY_MINUTES), 0..8)) {
+        fn lists_are_read_back(
+            list in prop::collection::vec((1_u8..=EACH_DAY, 0_u16..DAY_MINUTES, 1_u16..=DAY_MINUTES), 0..8),
+        ) {
             // What lasts for a whole day can only be written from midnight on.
             let given = Windows(
                 list.into_iter()
-                    .map(|(days, begin, minutes)| Window { days, begin: if minutes == DAY_MINUTES { 0 } else { begin }, minutes })
+                    .map(|(days, begin, minutes)| {
+                        let begin = if minutes == DAY_MINUTES { 0 } else { begin };
+                        Window { days, begin, minutes }
+                    })
                     .collect(),
             );
             let texts = given.as_list();

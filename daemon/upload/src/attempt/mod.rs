@@ -36,7 +36,7 @@ use crate::{
     journal::{Begin, Journal},
     pacing::Pacing,
     part::PartSize,
-    producer::{Cursor, Made, Producer},
+    producer::{Cursor, Made, Producer, encoded},
     progress::Progress,
     settings::{Protocol, Settings, Verify},
     slots::Slots,
@@ -123,12 +123,10 @@ enum Budget {
     All,
 }
 
-/// What was fed to a request.
+/// What was given to a request.
 #[derive(Clone, Copy, Debug, Default)]
-struct Fed {
+struct Given {
     bytes: u64,
-    /// There is no more.
-    all: bool,
 }
 
 impl<'a> Attempt<'a> {
@@ -236,12 +234,7 @@ impl<'a> Attempt<'a> {
             source.read(index, &mut slot).await?;
             context.update(slot.buffer());
             if known && !encoding.is_identity() {
-                let mut encoded = self.slots.take().await;
-                let room = encoded.buffer().capacity();
-                encoded.buffer().set_len(room);
-                let made =
-                    encoder.encode(slot.buffer(), encoded.buffer().as_mut()).map_err(|error| codec_trouble(&error))?;
-                length += made as u64;
+                length += encoded(&self.slots, &mut encoder, &mut slot).await?.buffer().len() as u64;
             }
             tokio::task::yield_now().await;
         }
@@ -277,20 +270,17 @@ impl<'a> Attempt<'a> {
         if encoder.encoding().is_identity() || source.size() == 0 {
             return new(Encoding::IDENTITY);
         }
-        let (mut content, mut encoded) = (0, 0);
+        let (mut content, mut remains) = (0, 0);
         let last = source.frames() - 1;
         let mut samples = [0, last / 2, last].to_vec();
         samples.dedup();
         for index in samples {
             let mut slot = self.slots.take().await;
             source.read(index, &mut slot).await?;
-            let mut out = self.slots.take().await;
-            let room = out.buffer().capacity();
-            out.buffer().set_len(room);
             content += slot.buffer().len();
-            encoded += encoder.encode(slot.buffer(), out.buffer().as_mut()).map_err(|error| codec_trouble(&error))?;
+            remains += encoded(&self.slots, &mut encoder, &mut slot).await?.buffer().len();
         }
-        if shrinks(content, encoded) { Ok(encoder) } else { new(Encoding::IDENTITY) }
+        if shrinks(content, remains) { Ok(encoder) } else { new(Encoding::IDENTITY) }
     }
 
     /// The encoder of the journal that there is.
@@ -391,7 +381,7 @@ impl<'a> Attempt<'a> {
         builder: Builder,
         cursor: &mut Cursor,
         budget: Budget,
-    ) -> Result<(Answer, Fed), Trouble> {
+    ) -> Result<(Answer, Given), Trouble> {
         let mut connection = self.connection(uri).await?;
         let trusted = same_server(self.endpoint, uri);
         let length = if let Budget::Exactly(length) = budget { Some(length) } else { None };
@@ -400,7 +390,7 @@ impl<'a> Attempt<'a> {
         let hold = Hold::default();
         let clocks = self.clocks();
         let before = self.slots.written();
-        let mut fed = Fed::default();
+        let mut given = Given::default();
         let answered = {
             let producer = Producer {
                 source,
@@ -409,7 +399,7 @@ impl<'a> Attempt<'a> {
                 journal: self.job.journal.as_mut().expect("it was begun"),
                 unsynced: &mut self.unsynced,
             };
-            let feeding = feed_body(producer, feed, cursor, budget, self.pacing, self.progress, &hold, &mut fed);
+            let feeding = feed_body(producer, feed, cursor, budget, self.pacing, self.progress, &hold, &mut given);
             connection.exchange(request, feeding, trusted, clocks, &hold).await
         };
         let written = self.slots.written() - before;
@@ -434,7 +424,7 @@ impl<'a> Attempt<'a> {
         } else {
             self.server.borrow_mut().count(Kind::EarlyAnswer);
         }
-        Ok((answer, fed))
+        Ok((answer, given))
     }
 
     // -- tus
@@ -486,13 +476,14 @@ impl<'a> Attempt<'a> {
             let begun = Instant::now();
             // The last part may say the length, if that was not said before.
             let builder = tus::patch(&location, offset, total.filter(|_| length.is_none()), checksum.as_ref());
-            let (answer, fed) = self.send(source, &mut encoder, &location, builder, &mut cursor, budget).await?;
+            let (answer, given) = self.send(source, &mut encoder, &location, builder, &mut cursor, budget).await?;
             if answer.status == StatusCode::BAD_REQUEST && total.is_none() && offset == 0 {
                 self.server.borrow_mut().wants_length = true;
                 return Err(Trouble::new(Kind::LengthWanted, answer.trouble(true).text));
             }
-            let now = tus::patched(&answer)?;
-            self.confirmed(now, offset + fed.bytes, encoder.encoding(), &cursor)?;
+            let now = tus::patched(&answer).map_err(|trouble| self.expired(trouble))?;
+            self.job.expires = tus::expires(&answer).map(tidegate_values::excerpt).or(self.job.expires.take());
+            self.confirmed(now, offset + given.bytes, encoder.encoding(), &cursor)?;
             self.server.borrow_mut().part.went_through(
                 now - offset.min(now),
                 begun.elapsed(),
@@ -533,7 +524,7 @@ impl<'a> Attempt<'a> {
         let location = known.location.as_deref().and_then(|location| location.parse::<Uri>().ok());
         if let Some(location) = location {
             let (answer, location) = self.ask(&location, tus::head).await?;
-            let standing = tus::standing(&answer)?;
+            let standing = tus::standing(&answer).map_err(|trouble| self.expired(trouble))?;
             self.standing_is_possible(standing.offset, total)?;
             return Ok((location, standing.offset, standing.length));
         }
@@ -548,9 +539,7 @@ impl<'a> Attempt<'a> {
         let endpoint = self.endpoint.clone();
         let (answer, asked) = self.ask(&endpoint, |uri| tus::create(uri, length, &metadata)).await?;
         let location = tus::created(&asked, &answer)?;
-        if let Some(expires) = tus::expires(&answer) {
-            tracing::debug!(name = self.job.name, expires, "the server keeps the upload until then");
-        }
+        self.job.expires = tus::expires(&answer).map(tidegate_values::excerpt);
         let durable = source.size() > NOT_WORTH_A_SYNC;
         let journal = self.job.journal.as_mut().expect("it was begun");
         if let Err(error) = journal.located(&location.to_string(), durable) {
@@ -558,6 +547,14 @@ impl<'a> Attempt<'a> {
             tracing::warn!(%error, name = self.job.name, "where an upload is cannot be written down");
         }
         Ok((location, 0, total))
+    }
+
+    /// Says of an upload that is no longer there until when the server meant to keep it.
+    fn expired(&self, mut trouble: Trouble) -> Trouble {
+        if let (Kind::Forgotten, Some(expires)) = (trouble.kind, &self.job.expires) {
+            trouble.text = format!("{}; it was to be kept until {expires}", trouble.text);
+        }
+        trouble
     }
 
     /// Counts what the server says that it has against what it was sent.
@@ -704,7 +701,7 @@ impl<'a> Attempt<'a> {
             let builder = self.put_request(&uri, encoder.encoding());
             let budget = self.journal().known().begin.length.map_or(Budget::All, Budget::Exactly);
             let mut cursor = Cursor { index: 0, skip: 0 };
-            let (answer, fed) = self.send(source, &mut encoder, &uri, builder, &mut cursor, budget).await?;
+            let (answer, given) = self.send(source, &mut encoder, &uri, builder, &mut cursor, budget).await?;
             if is_redirect(answer.status) {
                 uri = redirected(&uri, answer.status, answer.header("location"), true, hops)?;
                 self.server.borrow_mut().resent_bytes += self.job.sent_end.take().unwrap_or(0);
@@ -715,7 +712,7 @@ impl<'a> Attempt<'a> {
             }
             self.progressed = true;
             let journal = self.job.journal.as_mut().expect("it was begun");
-            let _tolerable = journal.confirmed(fed.bytes);
+            let _tolerable = journal.confirmed(given.bytes);
             self.finished(source.size() > NOT_WORTH_A_SYNC);
             if self.settings.verify == Verify::ReadBack {
                 self.read_back(source, &mut encoder, &uri).await?;
@@ -795,7 +792,7 @@ impl<'a> Attempt<'a> {
                 }
                 rest = &rest[count..];
                 range.start += count;
-                if range.is_empty() {
+                if range.start == range.end {
                     made = None;
                 }
             }
@@ -824,15 +821,15 @@ async fn feed_body(
     pacing: &Pacing,
     progress: &Progress,
     hold: &Hold,
-    fed: &mut Fed,
+    given: &mut Given,
 ) -> Result<(), Trouble> {
     /// A part of whole frames ends after this, however little went through.
-    const LONGEST: Duration = Duration::from_secs(120);
+    const LONGEST: Duration = Duration::from_mins(2);
     let begun = Instant::now();
     loop {
         let room = match budget {
-            Budget::Exactly(length) => length - fed.bytes,
-            Budget::Frames(least) if fed.bytes >= least || begun.elapsed() >= LONGEST => 0,
+            Budget::Exactly(length) => length - given.bytes,
+            Budget::Frames(least) if given.bytes >= least || begun.elapsed() >= LONGEST => 0,
             Budget::Frames(_) | Budget::All => u64::MAX,
         };
         if room == 0 {
@@ -841,7 +838,6 @@ async fn feed_body(
         // What the disk and the encoder take is ours.
         let at = *cursor;
         let Some(Made { slot, range }) = producer.next(cursor).await? else {
-            fed.all = true;
             break;
         };
         let end = range.end.min(range.start.saturating_add(usize::try_from(room).unwrap_or(usize::MAX)));
@@ -857,8 +853,8 @@ async fn feed_body(
                     // The connection has ended, or the answer has come: whoever waits for that says which.
                     std::future::pending::<()>().await;
                 }
-                fed.bytes += may as u64;
-                if matches!(budget, Budget::Exactly(length) if length == fed.bytes) {
+                given.bytes += may as u64;
+                if matches!(budget, Budget::Exactly(length) if length == given.bytes) {
                     // Told the length, a server need not wait for an end.
                     hold.is_whole();
                 }
@@ -867,7 +863,7 @@ async fn feed_body(
         progress.sent.set(content_before(cursor).min(producer.source.size()));
     }
     if let Budget::Exactly(length) = budget
-        && fed.bytes != length
+        && given.bytes != length
     {
         return Err(Trouble::new(Kind::FrameDiffers, "the content is encoded to another length than it was"));
     }

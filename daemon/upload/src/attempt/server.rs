@@ -18,7 +18,7 @@ pub(super) struct Mood {
     /// Answers so at once, to the method, the next time.
     pub(super) answers: Vec<(&'static str, &'static str)>,
     /// What it adds to the offsets that it tells.
-    pub(super) lies: i64,
+    pub(super) lies: isize,
     /// Refuses a first part that does not say the length.
     pub(super) wants_length: bool,
     /// Turns around a bit of what it receives.
@@ -120,7 +120,7 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> Option<()> {
     }
     let mut shared = state.lock().unwrap();
     shared.seen.push(Seen { method: method.clone(), headers: headers.clone(), body_bytes: body.len() });
-    let told = |offset: usize| format!("upload-offset: {}\r\n", offset as i64 + mood.lies);
+    let told = |offset: usize| format!("upload-offset: {}\r\n", offset.cast_signed() + mood.lies);
     let count = shared.uploads.len();
     let upload = shared.uploads.get_mut(&path);
     let (status, more) = match (method.as_str(), upload) {

@@ -46,7 +46,7 @@ use crate::{
     outbox::Priority,
     pacing::Pacing,
     ports::Ports,
-    progress::Progress,
+    progress::{Progress, per_second},
     retry::Backoff,
     settings::{Protocol, Settings},
     splay::splay,
@@ -412,14 +412,14 @@ impl Engine {
         self.counters.files += 1;
         self.counters.content_bytes += job.identity.size;
         debug!(name = job.name, bytes = job.identity.size, attempts = job.attempts, "a file was uploaded");
-        let event = self.event(&job, Outcome::Sent, None);
+        let event = Self::event(&job, Outcome::Sent, None);
         self.untold.push_back(Untold { key, job, event, then: Then::PutAway });
     }
 
     fn restart(&mut self, key: Key, mut job: Job, trouble: &Trouble) {
         *self.counters.restarts.entry(trouble.kind.name()).or_default() += 1;
         warn!(name = job.name, %trouble, "an upload begins anew from its first byte");
-        let event = self.event(&job, Outcome::Restarted, Some(&trouble.text));
+        let event = Self::event(&job, Outcome::Restarted, Some(&trouble.text));
         self.abandon(&mut job);
         self.untold.push_back(Untold { key, job, event, then: Then::Nothing });
     }
@@ -427,7 +427,7 @@ impl Engine {
     fn park(&mut self, key: Key, mut job: Job, trouble: &Trouble, reason: Reason) {
         *self.counters.parked.entry(reason.name()).or_default() += 1;
         warn!(name = job.name, %trouble, "a file is put aside: it needs a person");
-        let event = self.event(&job, Outcome::Parked, Some(&trouble.text));
+        let event = Self::event(&job, Outcome::Parked, Some(&trouble.text));
         self.abandon(&mut job);
         self.untold.push_back(Untold { key, job, event, then: Then::Park(reason, trouble.status) });
     }
@@ -475,11 +475,10 @@ impl Engine {
         }
     }
 
-    fn event(&self, job: &Job, state: Outcome, reason: Option<&str>) -> Event {
+    fn event(job: &Job, state: Outcome, reason: Option<&str>) -> Event {
         let known = job.journal.as_ref().map(crate::journal::Journal::known);
         let duration = job.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
         let encoding = known.and_then(|known| known.begin.encoding()).map_or("identity", crate::codec::Encoding::name);
-        let rate = job.identity.size as f64 / duration.as_secs_f64().max(0.001);
         Event {
             name: job.name.clone(),
             bytes: job.identity.size,
@@ -489,7 +488,7 @@ impl Engine {
             encoding,
             sent_bytes: job.sent_bytes,
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-            rate_bytes_s: rate as u64,
+            rate_bytes_s: per_second(job.identity.size, duration),
             retries: job.attempts.saturating_sub(1),
             url: known.and_then(|known| known.location.clone()),
         }

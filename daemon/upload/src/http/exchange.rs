@@ -118,7 +118,7 @@ impl Connection {
         let head = request.method() == http::Method::HEAD;
         let moved = self.counter();
         let begun = (Instant::now(), moved());
-        let mut fed = false;
+        let mut whole = false;
         let response = {
             let mut feed = pin!(feed);
             let mut sending = pin!(self.send(request, trusted));
@@ -127,9 +127,9 @@ impl Connection {
                 select! {
                     biased;
                     answered = &mut sending => break answered.map_err(|error| lost(&error))?,
-                    result = &mut feed, if !fed => {
+                    result = &mut feed, if !whole => {
                         result?;
-                        fed = true;
+                        whole = true;
                     }
                     () = sleep(LOOK) => {
                         let now = (Instant::now(), moved());
@@ -144,7 +144,7 @@ impl Connection {
                             let text = format!("the request was not over within {:?}", clocks.total_within);
                             return Err(Trouble::new(Kind::TooLong, text));
                         }
-                        if lasted >= SLOW_AFTER && !fed && !hold.held.get() && (now.1 - begun.1) / lasted.as_secs().max(1) < SLOW {
+                        if lasted >= SLOW_AFTER && !whole && !hold.held.get() && (now.1 - begun.1) / lasted.as_secs().max(1) < SLOW {
                             hold.slow.set(true);
                         }
                     }
@@ -153,7 +153,7 @@ impl Connection {
         };
         let (parts, body) = response.into_parts();
         let said = if head { String::new() } else { read(body, clocks.progress_within).await? };
-        Ok(Answer { status: parts.status, headers: parts.headers, said, early: !fed && !hold.whole.get() })
+        Ok(Answer { status: parts.status, headers: parts.headers, said, early: !whole && !hold.whole.get() })
     }
 }
 

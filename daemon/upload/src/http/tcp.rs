@@ -24,7 +24,7 @@ use tokio::{
 const MOST_WRITTEN: usize = 64 * 1024;
 /// Bytes that may wait in the kernel unsent: so that little is lost with a connection, and what has to go first is not behind them.
 const NOT_SENT_BYTES: u32 = 128 * 1024;
-/// `TC_PRIO_BULK` (linux/pkt_sched.h): the last band of `pfifo_fast`.
+/// `TC_PRIO_BULK` (`linux/pkt_sched.h`): the last band of `pfifo_fast`.
 const PRIORITY_BULK: u32 = 2;
 /// DSCP "lower effort" (RFC 8622) in the byte that holds it.
 const LOWER_EFFORT: u8 = 1 << 2;

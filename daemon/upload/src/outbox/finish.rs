@@ -2,8 +2,9 @@
 //!
 //! # Constraints
 //!
-//! Never is anything removed but the file that was sent. Linux cannot remove a name on the condition that it stands for a certain
-//! file, and between a look and a removal a program may rename its next file over the name. So the name is taken aside first:
+//! Never is anything removed but the file that was sent. Linux cannot remove a name on the condition that it stands for
+//! a certain file, and between a look and a removal a program may rename its next file over the name. So the name is
+//! taken aside first:
 //!
 //! ```text
 //!   OUTBOX/NAME ──rename──► OUTBOX/.tidegate-sent/NAME ──look──► the one that was sent ──► removed, or moved to OUTBOX/sent/NAME
@@ -11,16 +12,16 @@
 //!        └───────────────rename, over nothing────────────────────────┘
 //! ```
 //!
-//! `.tidegate-sent` is a folder of our own, so that nobody else changes what lies in it, and so that a name there is still the
-//! name that it was. Nothing is ever renamed over something. Where the name was taken meanwhile, what comes back gets `.1`, `.2`
-//! and so on behind it: that happens where a program renamed two files over one name within this moment, and then the first of
-//! them is sent as well.
+//! `.tidegate-sent` is a folder of our own, so that nobody else changes what lies in it, and so that a name there is
+//! still the name that it was. Nothing is ever renamed over something. Where the name was taken meanwhile, what comes
+//! back gets `.1`, `.2` and so on behind it: that happens where a program renamed two files over one name within this
+//! moment, and then the first of them is sent as well.
 //!
 //! # After a crash
 //!
-//! What lies in `.tidegate-sent` was sent, or it is another one that was to come back. Who knows what was sent calls [`finish`]
-//! once more: it goes on from any point. Whatever is left after that is put back by [`recover_leftovers`] and sent, perhaps a
-//! second time. No case ends with a removal of what is not known to have been sent:
+//! What lies in `.tidegate-sent` was sent, or it is another one that was to come back. Who knows what was sent calls
+//! [`finish`] once more: it goes on from any point. Whatever is left after that is put back by [`recover_leftovers`]
+//! and sent, perhaps a second time. No case ends with a removal of what is not known to have been sent:
 //!
 //! | cut off | what lies where | [`finish`] again | [`recover_leftovers`] alone |
 //! |---|---|---|---|
@@ -33,8 +34,9 @@
 //!
 //! # Sidecars
 //!
-//! The sidecar goes with its file, where it is still the one that was read. A lone one would be taken for the next file of that
-//! name: it is removed after its file and moved before it, so that only one that is not needed is ever left behind.
+//! The sidecar goes with its file, where it is still the one that was read. A lone one would be taken for the next file
+//! of that name: it is removed after its file and moved before it, so that only one that is not needed is ever left
+//! behind.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
@@ -74,7 +76,8 @@ pub enum Finished {
     Moved(String),
     /// It stays where it is: note that it was sent.
     Kept,
-    /// Under its name lies another file, or another content, which is to be sent. What was sent is gone by another's deed.
+    /// Under its name lies another file, or another content, which is to be sent. What was sent is gone by another's
+    /// deed.
     Another,
     /// Nothing lies under its name: it was removed by another, or an earlier call went that far.
     Vanished,
@@ -91,14 +94,14 @@ enum Taken {
     Another,
 }
 
-/// Does with a file of the outbox what is to be done with one that was sent. `sidecar` is what [`super::sidecar::read`] found.
-/// On file systems that give files another number each time (FAT, FUSE), call it while the file is still open. Blocks on the
-/// disk, to be synced.
+/// Does with a file of the outbox what is to be done with one that was sent. `sidecar` is what [`super::sidecar::read`]
+/// found. On file systems that give files another number each time (FAT, FUSE), call it while the file is still open.
+/// Blocks on the disk, to be synced.
 ///
 /// # Errors
 ///
-/// Where the folder does not let us. The file then lies under its name again, or aside if that failed, too; it was sent all the
-/// same, and must be noted as such.
+/// Where the folder does not let us. The file then lies under its name again, or aside if that failed, too; it was sent
+/// all the same, and must be noted as such.
 pub fn finish(
     folder: &Folder,
     name: &str,
@@ -120,8 +123,8 @@ pub fn finish(
     finished
 }
 
-/// Puts back what a crash left aside, so that it is sent; how many files. Call it at the start, after [`finish`] for all that is
-/// known to have been sent.
+/// Puts back what a crash left aside, so that it is sent; how many files. Call it at the start, after [`finish`] for
+/// all that is known to have been sent.
 ///
 /// # Errors
 ///
@@ -147,8 +150,8 @@ fn aside(folder: &Folder, make: bool) -> Result<Option<OwnedFd>, FolderError> {
             .map_err(|errno| FolderError::new(&path(), "mkdirat", errno))?,
         Err(errno) => return Err(FolderError::new(&path(), "openat", errno)),
     };
-    // Who may do anything in the outbox, may here: root and its owner. On FAT all is owned by whom the mount says. Another one's
-    // folder would be a place to lose things in.
+    // Who may do anything in the outbox, may here: root and its owner. On FAT all is owned by whom the mount says.
+    // Another one's folder would be a place to lose things in.
     let owner = |fd: BorrowedFd<'_>| fstat(fd).map(|stat| stat.st_uid).map_err(|errno| folder.error("fstat", errno));
     let (ours, theirs) = (owner(fd.as_fd())?, owner(folder.as_fd())?);
     if ours == geteuid().as_raw() || ours == 0 || ours == theirs {
@@ -167,7 +170,8 @@ fn sent_folder(folder: &Folder) -> Result<OwnedFd, FolderError> {
             }
             mkdirat(folder, SENT, SENT_MODE)?;
             let fd = open_folder(folder.as_fd(), SENT)?;
-            fchmod(&fd, SENT_MODE)?;
+            // FAT has no modes to set.
+            let _or_as_it_was_made = fchmod(&fd, SENT_MODE);
             Ok(fd)
         })
         .map_err(|errno| FolderError::new(&folder.path().join(SENT), "mkdirat", errno))
@@ -177,7 +181,8 @@ fn open_folder(at: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
     openat(at, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Sees to it that the names in a folder are those after a power cut, too, where its file system can do that for a folder.
+/// Sees to it that the names in a folder are those after a power cut, too, where its file system can do that for a
+/// folder.
 fn sync(folder: BorrowedFd<'_>) -> Result<(), Errno> {
     match fsync(folder) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(()),
@@ -262,11 +267,14 @@ impl Desk<'_> {
         }
         #[cfg(test)]
         tests::meanwhile();
-        match renameat_with(self.folder, name, self.aside, name, RenameFlags::NOREPLACE) {
+        let renamed = match rename_over_nothing(self.folder, name, self.aside, name) {
+            // A file system that cannot promise it. Nothing is there, and nobody else puts anything there.
+            Err(Errno::INVAL | Errno::NOSYS) => renameat(self.folder, name, self.aside, name),
+            done => done,
+        };
+        match renamed {
             Ok(()) => {}
             Err(Errno::NOENT) => return Ok(Taken::Absent),
-            // A file system that cannot promise it. Nothing is there, and nobody else puts anything there.
-            Err(Errno::INVAL | Errno::NOSYS) => renameat(self.folder, name, self.aside, name)?,
             Err(errno) => return Err(errno),
         }
         // What stood there at the moment of the rename.
@@ -376,9 +384,17 @@ fn place(from: BorrowedFd<'_>, name: &str, to: BorrowedFd<'_>, wanted: &str) -> 
     Err(Errno::EXIST)
 }
 
-/// Renames where nothing has the new name.
+fn rename_over_nothing(from: BorrowedFd<'_>, name: &str, to: BorrowedFd<'_>, new: &str) -> Result<(), Errno> {
+    #[cfg(test)]
+    if tests::PLAIN.get() {
+        return Err(Errno::INVAL);
+    }
+    renameat_with(from, name, to, new, RenameFlags::NOREPLACE)
+}
+
+/// Renames where nothing has the new name, on any file system.
 fn rename_new(from: BorrowedFd<'_>, name: &str, to: BorrowedFd<'_>, new: &str) -> Result<(), Errno> {
-    match renameat_with(from, name, to, new, RenameFlags::NOREPLACE) {
+    match rename_over_nothing(from, name, to, new) {
         Err(Errno::INVAL | Errno::NOSYS) => {
             // A file system that cannot promise it. For a link, each one can that has links at all.
             linkat(from, name, to, new, AtFlags::empty())?;
@@ -391,7 +407,7 @@ fn rename_new(from: BorrowedFd<'_>, name: &str, to: BorrowedFd<'_>, new: &str) -
 #[cfg(test)]
 mod tests {
     use std::{
-        cell::RefCell,
+        cell::{Cell, RefCell},
         fs,
         os::unix::fs::{PermissionsExt as _, symlink},
         path::{Path, PathBuf},
@@ -402,6 +418,8 @@ mod tests {
     use crate::outbox::as_nobody;
 
     thread_local! {
+        /// The file system knows no `RENAME_NOREPLACE`.
+        pub(super) static PLAIN: Cell<bool> = const { Cell::new(false) };
         static MEANWHILE: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
     }
 
@@ -676,6 +694,19 @@ mod tests {
             MEANWHILE.set(Some(Box::new(move || fs::remove_file(name).unwrap())));
             assert_eq!(bench.finish("a", &sent, after), Finished::Vanished);
         }
+    }
+
+    #[test]
+    fn all_that_holds_on_a_file_system_without_renames_over_nothing() {
+        PLAIN.set(true);
+        a_sent_file_is_removed_moved_or_kept();
+        a_name_that_is_taken_in_sent_gets_a_number();
+        the_sidecar_goes_with_its_file_and_a_newer_one_does_not();
+        it_goes_on_from_wherever_a_crash_cut_it_off();
+        another_file_that_a_crash_left_aside_comes_back_under_its_name_or_beside_it();
+        what_nobody_knows_about_is_put_back_and_sent_again();
+        a_file_that_is_renamed_over_the_sent_one_in_the_very_moment_comes_back();
+        PLAIN.set(false);
     }
 
     #[test]

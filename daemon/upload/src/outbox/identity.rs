@@ -14,8 +14,8 @@ pub struct Identity {
     pub ino: u64,
     /// Its length in bytes.
     pub size: u64,
-    /// Last change of its content, nanoseconds since 1970. Its owner may set it to anything; beyond the years 1677 to 2262 all
-    /// are alike.
+    /// Last change of its content, nanoseconds since 1970. Its owner may set it to anything; beyond the years 1677 to
+    /// 2262 all are alike.
     pub mtime_ns: i64,
     /// Last change of its content or of anything else about it, its name included, likewise. Only the kernel sets it.
     pub ctime_ns: i64,
@@ -44,8 +44,8 @@ impl Identity {
         }
     }
 
-    /// Whether it is the same file with the same content, whatever happened to its name or mode, and where the same folder
-    /// was mounted anew. Equality (`==`) is for what was under our eyes all the time.
+    /// Whether it is the same file with the same content, whatever happened to its name or mode, and where the same
+    /// folder was mounted anew. Equality (`==`) is for what was under our eyes all the time.
     #[must_use]
     pub const fn same_content(&self, other: &Self) -> bool {
         self.ino == other.ino && self.size == other.size && self.mtime_ns == other.mtime_ns

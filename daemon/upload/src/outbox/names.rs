@@ -9,8 +9,8 @@ pub const MAX_NAME_BYTES: usize = 255;
 /// Of files that somebody is still writing: browsers, `rsync --partial`, `scp` clients, editors.
 const UNFINISHED: [&str; 6] = [".part", ".partial", ".tmp", ".crdownload", ".filepart", "~"];
 
-/// Whether a file of this name is none of ours to look at: not finished yet, or a sidecar. Programs of other systems write
-/// suffixes in capitals.
+/// Whether a file of this name is none of ours to look at: not finished yet, or a sidecar. Programs of other systems
+/// write suffixes in capitals.
 #[must_use]
 pub fn is_left_alone(name: &[u8]) -> bool {
     let ends_with = |suffix: &str| {

@@ -2,20 +2,21 @@
 //!
 //! # Constraints
 //!
-//! A folder is read as a stream: however many files it holds, no more than the best few are kept, and of the others their number
-//! and their bytes. The order is by priority, then the oldest content, then the name.
+//! A folder is read as a stream: however many files it holds, no more than the best few are kept, and of the others
+//! their number and their bytes. The order is by priority, then the oldest content, then the name.
 //!
 //! # Settled
 //!
 //! A file is taken when nobody writes to it any more. That is known
 //!
 //! - of one that was renamed in, as the watcher saw it: at once;
-//! - else when it has not changed for `settle`: neither its content nor anything else about it. What counts is `ctime`, for
-//!   only the kernel sets it: programs that copy give a file the `mtime` of the original, some of them before its content.
+//! - else when it has not changed for `settle`: neither its content nor anything else about it. What counts is `ctime`,
+//!   for only the kernel sets it: programs that copy give a file the `mtime` of the original, some of them before its
+//!   content.
 //!
-//! `ctime` is by the wall clock, and that may be wrong and may jump. It is compared with the monotonic one at each scan, and
-//! believed as long as both have gone alike for `settle`: then whatever changed within that time has a `ctime` within that time,
-//! and what has an older one did not change. A file from the future says nothing.
+//! `ctime` is by the wall clock, and that may be wrong and may jump. It is compared with the monotonic one at each
+//! scan, and believed as long as both have gone alike for `settle`: then whatever changed within that time has a
+//! `ctime` within that time, and what has an older one did not change. A file from the future says nothing.
 //!
 //! ```text
 //!                  steady for `settle`?
@@ -26,14 +27,15 @@
 //!   `settle` ago       settled when it was seen unchanged for `settle` by the monotonic clock
 //! ```
 //!
-//! Files that are settled by the watcher or by the monotonic clock are remembered, [`MAX_YOUNG`] of them at a time, as long as
-//! they lie there and the wall clock does not say so, too. Beyond that they wait until the clock is steady, or others are gone.
+//! Files that are settled by the watcher or by the monotonic clock are remembered, [`MAX_YOUNG`] of them at a time, as
+//! long as they lie there and the wall clock does not say so, too. Beyond that they wait until the clock is steady, or
+//! others are gone.
 //!
 //! # Costs
 //!
 //! One `statx` for each file, and one attempt to open its sidecar where the folder holds any. Sidecars of up to
-//! [`SIDECAR_BYTES`] are read; the files of any others have normal priority here. At [`MAX_SCANNED`] names a folder is left: what
-//! is behind them has its turn when others are gone.
+//! [`SIDECAR_BYTES`] are read; the files of any others have normal priority here. At [`MAX_SCANNED`] names a folder is
+//! left: what is behind them has its turn when others are gone.
 
 use std::{
     ffi::CStr,
@@ -78,8 +80,8 @@ pub struct Most {
 
 /// Of names, as the kernel hands them over.
 const BUFFER_BYTES: usize = 32 * 1024;
-/// The clocks have gone alike where they differ by no more: what reading both takes, and one step of a time service that
-/// nobody would call a jump.
+/// The clocks have gone alike where they differ by no more: what reading both takes, and one step of a time service
+/// that nobody would call a jump.
 const JITTER: Duration = Duration::from_millis(250);
 /// And by this share of the time: the kernel slews by at most 500 parts in a million (`adjtimex(2)`).
 const SLEW: u32 = 1000;
@@ -211,8 +213,8 @@ impl Scanner {
         }
     }
 
-    /// Looks at all of them. Keeps the best `most.candidates` of those that are settled and that `known` knows nothing about. Blocks on the
-    /// disk.
+    /// Looks at all of them. Keeps the best `most.candidates` of those that are settled and that `known` knows nothing
+    /// about. Blocks on the disk.
     pub fn scan(
         &mut self,
         folders: &[Option<Folder>],

@@ -4,10 +4,10 @@
 //! {"priority": "high", "type": "text/csv", "metadata": {"machine": "press 7", "batch": "2026-114"}}
 //! ```
 //!
-//! Each member may be missing, and so may be the whole. `priority` is `high`, `normal` or `low`; `type` a media type (RFC 9110,
-//! section 8.3.1); `metadata` goes to the server with the file. At most 16 KiB and 32 entries; keys of 1 to 64 letters, digits,
-//! `_`, `.` and `-`; values of at most 1024 bytes without control characters. Keys that the daemon fills in itself are refused,
-//! and so is every other member: a slip of the keyboard would pass unseen.
+//! Each member may be missing, and so may be the whole. `priority` is `high`, `normal` or `low`; `type` a media type
+//! (RFC 9110, section 8.3.1); `metadata` goes to the server with the file. At most 16 KiB and 32 entries; keys of 1 to
+//! 64 letters, digits, `_`, `.` and `-`; values of at most 1024 bytes without control characters. Keys that the daemon
+//! fills in itself are refused, and so is every other member: a slip of the keyboard would pass unseen.
 //!
 //! It must be there before its file is. A bad one keeps its file from being sent until it is mended or removed.
 
