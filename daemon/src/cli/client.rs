@@ -31,15 +31,23 @@ impl SocketArg {
         self.send(&Request::Get(get), &[])
     }
 
+    /// That asking failed, for this reason.
+    pub(super) fn failed(&self, source: io::Error) -> AskError {
+        AskError { path: self.path(), source }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(control_socket::default_path)
+    }
+
     /// Sends a request, and what belongs behind it.
     fn send(
         &self,
         request: &Request,
         behind: &[u8],
     ) -> Result<impl Iterator<Item = io::Result<String>> + use<>, AskError> {
-        let path = self.socket.clone().unwrap_or_else(control_socket::default_path);
-        let failed = |source| AskError { path: path.clone(), source };
-        let mut stream = UnixStream::connect(&path).map_err(failed)?;
+        let failed = |source| self.failed(source);
+        let mut stream = UnixStream::connect(self.path()).map_err(failed)?;
         let patience = Some(Duration::from_secs(10));
         stream.set_read_timeout(patience).and_then(|()| stream.set_write_timeout(patience)).map_err(failed)?;
         let request = serde_json::to_string(request).map_err(|error| failed(error.into()))?;
@@ -54,8 +62,7 @@ impl SocketArg {
 
     /// Sends a request that is answered with one line, and what belongs behind it.
     pub(super) fn change<T: DeserializeOwned>(&self, request: &Request, behind: &[u8]) -> Result<T, AskError> {
-        let path = self.socket.clone().unwrap_or_else(control_socket::default_path);
-        let failed = |source| AskError { path: path.clone(), source };
+        let failed = |source| self.failed(source);
         let closed = || failed(io::Error::other("closed without an answer; too many clients are connected"));
         let line = self.send(request, behind)?.next().ok_or_else(closed)?.map_err(failed)?;
         if let Ok(Refusal { error }) = serde_json::from_str(&line) {
@@ -78,6 +85,8 @@ pub(super) struct AskError {
     source: io::Error,
 }
 
+impl std::error::Error for AskError {}
+
 impl fmt::Display for AskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
@@ -95,6 +104,11 @@ impl AskError {
     /// Whether nobody listens.
     pub(super) fn is_not_running(&self) -> bool {
         matches!(self.source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    }
+
+    /// Whether we are not let in.
+    pub(super) fn is_not_permitted(&self) -> bool {
+        self.source.kind() == io::ErrorKind::PermissionDenied
     }
 
     /// Says what to do, and gives the exit status.

@@ -18,6 +18,7 @@ mod config;
 mod flows;
 mod policy;
 mod provision;
+mod put;
 mod run;
 mod send;
 mod spool;
@@ -88,6 +89,7 @@ enum Command {
     Spool(spool::Args),
     Bench(bench::Args),
     Send(send::Args),
+    Put(put::Args),
 }
 
 impl Cli {
@@ -105,6 +107,7 @@ impl Cli {
             Command::Spool(args) => spool::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Send(args) => send::run(&args),
+            Command::Put(args) => put::run(&args),
         }
     }
 }

@@ -241,7 +241,7 @@ fn upload(status: &Value) -> String {
 }
 
 /// The engine's state as a person says it.
-fn standing(state: &str) -> String {
+pub(super) fn standing(state: &str) -> String {
     match state {
         "off" => "off, no endpoint is set",
         "backing-off" => "waiting for the next attempt",
