@@ -685,7 +685,7 @@ pub static KEYS: &[Key] = &[
     },
     Key {
         name: "upload.part_size",
-        about: "Most content of one request with tus, before encoding; each begins where the server says it is.",
+        about: "Most bytes of one request with tus; over slow links there are fewer.",
         default: r#""64MiB""#,
         accepted: r#"a size from "256KiB" to "1GiB""#,
         effect: Effect::Live,
