@@ -151,6 +151,8 @@ pub struct Journal {
     end: u64,
     /// The frame that sending goes on in, as it was sent before.
     resumed: Option<(u64, Frame)>,
+    /// The last record that was written: its memory serves the next one.
+    record: Vec<u8>,
 }
 
 enum Record {
@@ -184,14 +186,22 @@ impl Journal {
             return Err(error);
         }
         let (file, end) = (Some(file), head.len() as u64);
-        Ok(Self { file, path: path.to_owned(), salt, known: Known::new(begin), end, resumed: None })
+        Ok(Self { file, path: path.to_owned(), salt, known: Known::new(begin), end, resumed: None, record: Vec::new() })
     }
 
     /// A journal that is not on disk, where there is no room for one: an upload that is cut off goes on all the same, but not
     /// after the process has ended.
     #[must_use]
     pub fn in_memory(begin: Begin) -> Self {
-        Self { file: None, path: PathBuf::new(), salt: 0, known: Known::new(begin), end: 0, resumed: None }
+        Self {
+            file: None,
+            path: PathBuf::new(),
+            salt: 0,
+            known: Known::new(begin),
+            end: 0,
+            resumed: None,
+            record: Vec::new(),
+        }
     }
 
     /// Opens the journal at `path`; `None` where there is none that begins whole.
@@ -227,7 +237,7 @@ impl Journal {
         let Some(known) = known else { return Ok(None) };
         // What a torn tail left would stand between the records and the next one.
         file.set_len(end)?;
-        Ok(Some(Self { file: Some(file), path: path.to_owned(), salt, known, end, resumed: None }))
+        Ok(Some(Self { file: Some(file), path: path.to_owned(), salt, known, end, resumed: None, record: Vec::new() }))
     }
 
     /// What it holds.
@@ -360,10 +370,11 @@ impl Journal {
 
     fn write(&mut self, kind: u8, payload: &[u8]) -> io::Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
-        let mut record = Vec::with_capacity(payload.len() + 8);
-        append(&mut record, self.salt, kind, payload)?;
+        let record = &mut self.record;
+        record.clear();
+        append(record, self.salt, kind, payload)?;
         // A part of a record that a full disk left is overwritten by the next one.
-        file.write_all_at(&record, self.end)?;
+        file.write_all_at(record, self.end)?;
         self.end += record.len() as u64;
         Ok(())
     }

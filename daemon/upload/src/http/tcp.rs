@@ -153,3 +153,35 @@ impl AsyncWrite for Tcp {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_write_takes_more_than_64_kib() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let moved = Arc::new(AtomicU64::new(0));
+        let mut tcp = Tcp::connect(address, None, Duration::from_secs(5), Arc::clone(&moved)).await.unwrap();
+        let _peer = listener.accept().await.unwrap();
+        let large = vec![7; 1 << 20];
+        let written = poll_fn(|context| Pin::new(&mut tcp).poll_write(context, &large)).await.unwrap();
+        assert!(written <= MOST_WRITTEN, "{written}");
+        let slices = [&large[..10], &large[..60_000], &large[..60_000], &large[..]].map(IoSlice::new);
+        let more = poll_fn(|context| Pin::new(&mut tcp).poll_write_vectored(context, &slices)).await.unwrap();
+        assert!(more <= MOST_WRITTEN, "{more}");
+        assert_eq!(moved.load(Ordering::Relaxed), (written + more) as u64);
+    }
+
+    #[tokio::test]
+    async fn it_stands_behind_everything_else_in_the_gateway() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tcp = Tcp::connect(address, Some("lo"), Duration::from_secs(5), Arc::default()).await.unwrap();
+        assert_eq!(sockopt::ip_tos(tcp.stream.as_fd()).unwrap(), LOWER_EFFORT);
+        assert_eq!(sockopt::tcp_user_timeout(tcp.stream.as_fd()).unwrap(), 5000);
+    }
+}
