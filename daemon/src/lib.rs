@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod control_socket;
 pub mod credentials;
+mod gather;
 pub mod heap;
 pub mod json;
 pub mod kernel;

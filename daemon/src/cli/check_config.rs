@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::{CONFIG, ConfigArg, table::Table};
-use crate::config::{ConfigError, Environment, KEYS, Loaded};
+use crate::{
+    config::{ConfigError, Environment, KEYS, Loaded},
+    gather::Gather as _,
+};
 
 /// Check the configuration and show what is in force: every key, its value and the layer that decides it.
 #[derive(Debug, clap::Args)]
@@ -61,7 +64,7 @@ fn as_json(loaded: &Loaded) -> serde_json::Value {
         let row = json!({ "value": key.get(&loaded.config), "from": loaded.origin(key), "takes_effect": key.effect });
         (key.name.to_owned(), row)
     });
-    json!({ "ok": true, "keys": keys.collect::<serde_json::Map<_, _>>() })
+    json!({ "ok": true, "keys": keys.gather::<serde_json::Map<_, _>>() })
 }
 
 fn error_as_json(error: &ConfigError) -> serde_json::Value {

@@ -12,6 +12,7 @@ use super::{ConfigArg, check_config, client::SocketArg, table::Table};
 use crate::{
     config::{Environment, KEYS, Shown, ShownKey},
     control_socket::Get,
+    gather::Gather as _,
 };
 
 /// Show the configuration that runs.
@@ -118,7 +119,7 @@ impl Keys<'_> {
     }
 
     fn as_json(&self, source: From) -> String {
-        let keys: BTreeMap<_, _> = self.iter().collect();
+        let keys: BTreeMap<_, _> = self.iter().gather();
         format!("{}\n", json!({ "source": source, "keys": keys }))
     }
 

@@ -21,6 +21,7 @@ use super::{
     local::Local,
     remote::Remote,
 };
+use crate::gather::Gather as _;
 
 /// Keys that are told of at most.
 pub const MAX_DRIFTING_KEYS: usize = 64;
@@ -85,5 +86,5 @@ pub fn drift(local: &Local, desired: &[&Remote], running: &Config) -> BTreeMap<&
             },
         ))
     };
-    KEYS.iter().filter_map(of_key).collect()
+    KEYS.iter().filter_map(of_key).gather()
 }

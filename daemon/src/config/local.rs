@@ -17,6 +17,7 @@ use super::{
     keys::Key,
     layers::{Layer, fragments},
 };
+use crate::gather::Gather as _;
 
 /// Where provisioning puts its layer, below [`Environment::state_dir`].
 const PROVISIONED: &str = "provisioned/tidegate.toml";
@@ -34,7 +35,7 @@ impl Environment {
     /// The one that this process runs in.
     #[must_use]
     pub fn of_process() -> Self {
-        Self { variables: std::env::vars_os().collect(), machine_id_file: "/etc/machine-id".into() }
+        Self { variables: std::env::vars_os().gather(), machine_id_file: "/etc/machine-id".into() }
     }
 
     /// Where state is kept: `$STATE_DIRECTORY` is what systemd made for the unit (several are joined by colons: ours
@@ -117,7 +118,7 @@ impl Local {
             let metadata = fs::metadata(&path).ok()?;
             Some((path, (metadata.modified().ok(), metadata.len(), metadata.ino())))
         };
-        Self::paths(main_file, environment, &mut Vec::new()).into_iter().filter_map(of).collect()
+        Self::paths(main_file, environment, &mut Vec::new()).into_iter().filter_map(of).gather()
     }
 
     /// The files in the order in which they apply; any of them may be absent.

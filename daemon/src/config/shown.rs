@@ -10,6 +10,7 @@ use super::{
     compose::Loaded,
     keys::{Effect, KEYS},
 };
+use crate::gather::Gather as _;
 
 /// Every key by its name: the answer to `{"get":"config"}`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,6 +47,6 @@ impl Shown {
             };
             (key.name.to_owned(), shown)
         });
-        Self { keys: keys.collect() }
+        Self { keys: keys.gather() }
     }
 }

@@ -8,7 +8,10 @@ use super::{
     link::Source,
     protocol::{Stamp, State, View},
 };
-use crate::record::{self, Uuid};
+use crate::{
+    gather::Gather as _,
+    record::{self, Uuid},
+};
 
 /// Sources with what there is to say of them: groups in their order, then the device.
 pub(super) type Views = Vec<(Source, View)>;
@@ -108,7 +111,7 @@ pub(super) fn versions(report: &[u8]) -> BTreeMap<Source, u64> {
     let Ok(Witness { device, groups }) = serde_json::from_slice(report) else { return BTreeMap::new() };
     let version = |of: &WitnessOf| of.version.max(of.confirmed.as_ref().map(|confirmed| confirmed.version));
     let groups = groups.iter().filter_map(|of| Some((Source::Group(of.group.as_deref()?.into()), version(of)?)));
-    groups.chain(version(&device).map(|version| (Source::Device, version))).collect()
+    groups.chain(version(&device).map(|version| (Source::Device, version))).gather()
 }
 
 /// One source of documents, in `tidegate status`.

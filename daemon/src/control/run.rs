@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     config::{Config, Local, MainFile, Shown},
+    gather::Gather as _,
     kernel::Kernel,
     logging::FilterHandle,
     record::Clock,
@@ -173,7 +174,7 @@ impl Control {
                 Happening::Came(Incoming::ReadInFull { present, mut witness }) => {
                     let of = |wanted| {
                         let present = present.iter().filter(move |(subject, _)| *subject == wanted);
-                        present.map(|(_, source): &(Subject, Source)| source.clone()).collect()
+                        present.map(|(_, source): &(Subject, Source)| source.clone()).gather()
                     };
                     config.take(Input::ReadInFull {
                         present: of(Subject::Config),

@@ -27,7 +27,7 @@ use super::{
     plan::{Current, Framing, Step, plan},
     sends,
 };
-use crate::heap;
+use crate::{gather::Gather as _, heap};
 
 /// Forced samples (SYN, FIN, RST) a second and CPU: at some 300 ns each 0.06 % of it.
 const FORCED_PER_SECOND: u32 = 2_000;
@@ -352,7 +352,7 @@ impl Actor {
             return None;
         }
         let links = self.interfaces.as_ref().and_then(Interfaces::links)?;
-        let current = self.watched.iter().map(|(&ifindex, watched)| (ifindex, watched.current.clone())).collect();
+        let current = self.watched.iter().map(|(&ifindex, watched)| (ifindex, watched.current.clone())).gather();
         Some(plan(&current, links, self.patterns.as_ref()?))
     }
 
@@ -688,7 +688,7 @@ fn unparsed(links: &BTreeMap<u32, Link>, patterns: &Patterns) -> BTreeMap<u32, N
         interface: link.name.clone(),
         reason: format!("packets of link type {} are not parsed", link.link_type),
     };
-    unknown.map(|(&ifindex, link)| (ifindex, refuse(link))).collect()
+    unknown.map(|(&ifindex, link)| (ifindex, refuse(link))).gather()
 }
 
 fn names(links: &BTreeMap<u32, Link>) -> Vec<(u32, String)> {

@@ -20,6 +20,7 @@ pub use self::{
 use crate::{
     config::{Config, Shown},
     control::{BundleStatus, ConfigStatus, commands::CommandsStatus},
+    gather::Gather as _,
     kernel::{AttachMode, Kernel},
     record::{Clock, Uuid},
     sources::{host::HostStatus, ingest::IngestStatus, policy::PolicyStatus, traffic::TrafficStatus},
@@ -230,7 +231,7 @@ impl Board {
     #[must_use]
     pub fn interface_names(&self) -> BTreeMap<u32, String> {
         let traffic = self.traffic.borrow();
-        traffic.interfaces.iter().map(|interface| (interface.ifindex, interface.interface.clone())).collect()
+        traffic.interfaces.iter().map(|interface| (interface.ifindex, interface.interface.clone())).gather()
     }
 
     /// Gateway id.

@@ -22,9 +22,12 @@ use std::{
 use bytes::Bytes;
 
 use super::topics::Topics;
-use crate::control::{
-    inbox::{Inbox, Offered},
-    link::{Incoming, MAX_REQUEST_BYTES, Payload, Request, Source, Subject},
+use crate::{
+    control::{
+        inbox::{Inbox, Offered},
+        link::{Incoming, MAX_REQUEST_BYTES, Payload, Request, Source, Subject},
+    },
+    gather::Gather as _,
 };
 
 /// Longest report that counts as our own: what is longer was written by someone else.
@@ -101,8 +104,8 @@ impl Arrivals {
             echo: topics.echo(),
             barrier: topics.barrier(),
             requests: topics.requests(),
-            desired: desired.collect(),
-            reported: reported.collect(),
+            desired: desired.gather(),
+            reported: reported.gather(),
             inbox,
             awaited: Mutex::default(),
             arrived: AtomicU64::new(0),

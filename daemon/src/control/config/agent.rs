@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     config::{Config, ConfigError, Drift, Effect as TakesEffect, Loaded, Local, Remote, changes, compose, drift, live},
+    gather::Gather as _,
     record::{self, Record},
 };
 
@@ -192,7 +193,7 @@ impl Agent {
                 refused @ Reload::Refused { .. } => refused.clone(),
             },
             remote: statuses(&self.told.sources),
-            drift: self.told.drift.iter().map(|(key, drift)| (*key, drift.kind)).collect(),
+            drift: self.told.drift.iter().map(|(key, drift)| (*key, drift.kind)).gather(),
             broken: self.broken.clone(),
             memory: self.memory.clone(),
         }
@@ -305,7 +306,7 @@ impl Agent {
 
     /// The layers with all documents that are to run; or which document does not fit to those before it, and why.
     fn compose(&self) -> Result<Loaded, (Source, String)> {
-        let running: BTreeMap<_, _> = self.protocol.running().collect();
+        let running: BTreeMap<_, _> = self.protocol.running().gather();
         let mut remotes: Vec<Remote> = Vec::new();
         let mut loaded = self.local.composed();
         for source in &self.sources {
@@ -393,7 +394,7 @@ impl Agent {
                         let shown = |config| key.shown(key.get(config));
                         (key.name.to_owned(), json!({ "old": shown(&before), "new": shown(&self.running) }))
                     })
-                    .collect();
+                    .gather();
                 if !changed.is_empty() {
                     effects.push(event(&json!({ "what": "local-change", "changes": changed })));
                 }
@@ -477,7 +478,7 @@ impl Agent {
     }
 
     fn drift(&self) -> BTreeMap<&'static str, Drift> {
-        let wished: BTreeMap<_, _> = self.protocol.wished().collect();
+        let wished: BTreeMap<_, _> = self.protocol.wished().gather();
         let documents = self.sources.iter().filter_map(|source| Some((source, wished.get(source)?)));
         let desired: Vec<_> = documents.filter_map(|(source, document)| remote(source, document).ok()).collect();
         drift(self.unread.as_ref().unwrap_or(&self.local), &desired.iter().collect::<Vec<_>>(), &self.running)
@@ -494,7 +495,7 @@ impl Agent {
             return;
         }
         let began: BTreeMap<_, _> =
-            self.told.drift.iter().filter(|(key, drift)| self.told_drift.get(*key) != Some(*drift)).collect();
+            self.told.drift.iter().filter(|(key, drift)| self.told_drift.get(*key) != Some(*drift)).gather();
         let ceased: Vec<_> = self.told_drift.keys().filter(|key| !self.told.drift.contains_key(*key)).collect();
         effects.push(event(&json!({ "what": "drift", "began": began, "ceased": ceased })));
         self.told_drift.clone_from(&self.told.drift);

@@ -50,6 +50,7 @@ use crate::{
         report::versions,
         store,
     },
+    gather::Gather as _,
     policy::Fragments,
     record::{self, Record},
 };
@@ -381,14 +382,14 @@ impl Agent {
     }
 
     fn task(&self, origin: Origin, envelope: Bytes, now: &record::Stamp) -> Task {
-        let wished: BTreeMap<_, _> = self.protocol.wished().collect();
+        let wished: BTreeMap<_, _> = self.protocol.wished().gather();
         Task {
             origin,
             envelope,
             gateway: self.gateway.clone(),
-            marks: self.sources.iter().filter_map(|of| Some((of.clone(), self.protocol.mark(of)?))).collect(),
-            wished: wished.into_iter().map(|(source, document)| (source.clone(), document.clone())).collect(),
-            expired: self.sources.iter().map(|of| (of.clone(), self.ages.expired(of, up(now)))).collect(),
+            marks: self.sources.iter().filter_map(|of| Some((of.clone(), self.protocol.mark(of)?))).gather(),
+            wished: wished.into_iter().map(|(source, document)| (source.clone(), document.clone())).gather(),
+            expired: self.sources.iter().map(|of| (of.clone(), self.ages.expired(of, up(now)))).gather(),
             sources: self.sources.clone(),
             public_keys: self.public_keys.clone(),
             trust: self.trust.clone(),
@@ -496,7 +497,7 @@ impl Agent {
             .iter()
             .chain(self.under_way.iter().filter_map(|UnderWay(wanted)| wanted.as_ref()))
             .map(|wanted| wanted.stamp);
-        kept.chain(running).chain(tried).chain(in_kernel).map(|stamp| stamp.digest).collect()
+        kept.chain(running).chain(tried).chain(in_kernel).map(|stamp| stamp.digest).gather()
     }
 
     fn vouch(&mut self, source: &Source, version: u64, now: &record::Stamp, effects: &mut Vec<Effect>) {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     control::link::Source,
+    gather::Gather as _,
     record::{self, Uuid},
 };
 
@@ -93,7 +94,7 @@ impl Ages {
     /// The source is confirmed to have these rules, and no others; returns whether any is forgotten.
     pub(super) fn keep_only(&mut self, source: &Source, timed: &[(Box<str>, u32)]) -> bool {
         let Some(known) = self.rules.get_mut(source) else { return false };
-        let names: BTreeSet<&str> = timed.iter().map(|(name, _)| &**name).collect();
+        let names: BTreeSet<&str> = timed.iter().map(|(name, _)| &**name).gather();
         let before = known.len();
         known.retain(|name, _| names.contains(&**name));
         let changed = known.len() != before;
@@ -107,7 +108,7 @@ impl Ages {
     pub(super) fn expired(&self, source: &Source, up: Duration) -> Arc<BTreeSet<Box<str>>> {
         let age = self.age_ms(up);
         let rules = self.rules.get(source).into_iter().flatten();
-        Arc::new(rules.filter(|(_, rule)| rule.ends_ms() <= age).map(|(name, _)| name.clone()).collect())
+        Arc::new(rules.filter(|(_, rule)| rule.ends_ms() <= age).map(|(name, _)| name.clone()).gather())
     }
 
     /// What time a rule of the source has left; `None` where it has no `ttl`.

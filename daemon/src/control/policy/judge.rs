@@ -29,6 +29,7 @@ use crate::{
         link::Source,
         protocol::{Document, Stamp},
     },
+    gather::Gather as _,
     kernel::Generation,
     policy::{Bundle, Options, Scope, compile, envelope, keys::Keyring, read},
     record,
@@ -148,7 +149,7 @@ pub(super) fn configured(keys: &[PublicKey]) -> Keyring {
 }
 
 pub(super) fn ids(ring: &Keyring) -> BTreeSet<Digest> {
-    ring.keys().iter().map(|key| key.id).collect()
+    ring.keys().iter().map(|key| key.id).gather()
 }
 
 /// Judges an envelope; what can be enforced is on the shelf then. Blocks on the disk.

@@ -13,6 +13,8 @@ use std::{
 
 use tidegate_values::Digest;
 
+use crate::gather::Gather as _;
+
 /// The folder of envelopes.
 #[derive(Clone, Debug)]
 pub(super) struct Shelf {
@@ -76,7 +78,7 @@ impl Shelf {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries?,
         };
-        let kept: BTreeSet<_> = digests.iter().map(|digest| self.file(digest)).collect();
+        let kept: BTreeSet<_> = digests.iter().map(|digest| self.file(digest)).gather();
         for entry in entries {
             let path = entry?.path();
             if !kept.contains(&path) {

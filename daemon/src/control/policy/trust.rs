@@ -11,6 +11,7 @@ use crate::{
         link::Source,
         protocol::{Document, Stamp},
     },
+    gather::Gather as _,
     policy::{
         bundle::{KeyChanges, NewKey},
         keys::{Key, Keyring, MAX_TRUSTED_KEYS},
@@ -97,7 +98,7 @@ impl Trust {
     /// Ids of the keys that count.
     pub(super) fn ids(&self, configured: &BTreeSet<Digest>) -> BTreeSet<Digest> {
         let configured = configured.iter().filter(|id| self.counts(id)).copied();
-        configured.chain(self.added.iter().filter_map(Added::id)).collect()
+        configured.chain(self.added.iter().filter_map(Added::id)).gather()
     }
 
     /// What it would be with these changes.

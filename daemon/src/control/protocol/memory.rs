@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 use tidegate_values::Digest;
 
-use crate::control::link::Source;
+use crate::{control::link::Source, gather::Gather as _};
 
 /// All sources of one subject: what is written to disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ impl<D> Memory<D> {
     pub fn part(self, sources: &[Source]) -> (Self, Self) {
         let (ours, foreign): (BTreeMap<_, _>, BTreeMap<_, _>) =
             self.0.into_iter().partition(|(source, _)| sources.contains(source));
-        (Self(ours), Self(foreign.into_iter().take(FOREIGN_GROUPS).collect()))
+        (Self(ours), Self(foreign.into_iter().take(FOREIGN_GROUPS).gather()))
     }
 }
 

@@ -91,6 +91,7 @@ pub use self::{
     view::{State, View},
 };
 use super::link::Source;
+use crate::gather::Gather as _;
 
 /// From when a change was taken over until the round trip that proves it begins: interfaces are attached and log lines
 /// begin to flow meanwhile. Well below the shortest `confirm_within`, 5 s.
@@ -378,7 +379,7 @@ impl<D: Clone> Protocol<D> {
     #[must_use]
     pub fn handle(&mut self, event: Event<D>, now: Now) -> Vec<Step> {
         let before: BTreeMap<Source, State> =
-            self.slots.keys().map(|source| (source.clone(), self.view(source).state)).collect();
+            self.slots.keys().map(|source| (source.clone(), self.view(source).state)).gather();
         let mut steps = Vec::new();
         // A deadline comes before what came too late for it.
         self.pass_time(now, &mut steps);

@@ -53,6 +53,7 @@ use self::{
 pub(super) use self::{drops::Ring, slots::Slots};
 use super::{KernelError, Reply, Unavailable};
 use crate::{
+    gather::Gather as _,
     heap,
     policy::{Bundle, tables::Tables},
 };
@@ -278,7 +279,7 @@ impl Policy {
             current.settle_rates(old, boot_ns());
         }
         let _gone = reply.send(Ok(enforced));
-        let counted: Counts = old.iter().flat_map(|old| old.counts(DEFAULT_RULE)).collect();
+        let counted: Counts = old.iter().flat_map(|old| old.counts(DEFAULT_RULE)).gather();
         if let Some(old) = &old {
             self.books.turn(&old.rules, &counted, self.current.as_ref().map(|current| &*current.rules));
         }
@@ -333,7 +334,7 @@ impl Policy {
                     .counts(DEFAULT_RULE)
                     .map(|(rule, now)| (rule, now - counted.get(&rule).copied().unwrap_or_default()))
                     .filter(|(_, more)| *more != RuleCounts::default())
-                    .collect();
+                    .gather();
                 self.books.add(&old.rules, &more, self.current.as_ref().map(|current| &*current.rules));
             }
             (Some(Stage::Writing { reply, .. }), Err(error)) => {

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
+use crate::gather::Gather as _;
+
 /// Names in use at the same time, and for as long as the spool lives: each is a stream with a sequence of its own
 /// that must never start again.
 pub(super) const MAX_NAMES: usize = 32;
@@ -51,7 +53,7 @@ impl Names {
     /// By name.
     pub(super) fn counts(&self) -> BTreeMap<String, NameCounts> {
         let name = |stream: &Arc<str>| stream.strip_prefix("ingest/").unwrap_or(stream).to_owned();
-        self.by_stream.iter().map(|(stream, counts)| (name(stream), *counts)).collect()
+        self.by_stream.iter().map(|(stream, counts)| (name(stream), *counts)).gather()
     }
 }
 

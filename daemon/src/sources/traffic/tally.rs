@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 
 use tidegate_abi::{Counter, Counters, row};
 
-use crate::kernel::{InterfaceCounters, Readings, Rows};
+use crate::{
+    gather::Gather as _,
+    kernel::{InterfaceCounters, Readings, Rows},
+};
 
 /// Interfaces that went away and are told one by one in the next export: 3 KB each. The traffic of further ones
 /// is in the totals.
@@ -78,7 +81,7 @@ impl Tally {
     #[must_use]
     pub(super) fn names(&self) -> BTreeMap<u32, String> {
         let known = self.gone.iter().chain(&self.current);
-        known.map(|interface| (interface.ifindex, interface.name.clone())).collect()
+        known.map(|interface| (interface.ifindex, interface.name.clone())).gather()
     }
 
     /// Everything since the start, each packet once.

@@ -13,6 +13,7 @@ use crate::{
         protocol::{Applied, Document, Event},
         store,
     },
+    gather::Gather as _,
     record,
 };
 
@@ -87,17 +88,17 @@ impl Agent {
             now.synced && document.body.not_after_ms.is_some_and(|not_after_ms| not_after_ms <= now.ts_ms)
         };
         let expired: BTreeMap<_, _> =
-            self.protocol.running().filter(|(_, it)| over(it)).map(|(of, it)| (of.clone(), it.stamp)).collect();
+            self.protocol.running().filter(|(_, it)| over(it)).map(|(of, it)| (of.clone(), it.stamp)).gather();
         for (source, stamp) in expired.iter().filter(|(source, _)| !self.expired.contains(*source)) {
             warn!(%source, version = stamp.version, "the policy's time is over; it is no longer enforced");
             effects.push(event(&json!({ "what": "expired", "source": source, "version": stamp.version })));
         }
-        self.expired = expired.into_keys().collect();
+        self.expired = expired.into_keys().gather();
     }
 
     /// The document that decides.
     fn effective(&self) -> Option<(&Source, &Document<Held>)> {
-        let running: BTreeMap<_, _> = self.protocol.running().collect();
+        let running: BTreeMap<_, _> = self.protocol.running().gather();
         let in_time = self.sources.iter().rev().filter(|source| !self.expired.contains(*source));
         in_time.filter_map(|source| running.get_key_value(source)).map(|(of, it)| (*of, *it)).next()
     }
@@ -119,11 +120,11 @@ impl Agent {
     pub(super) fn hold(&mut self, now: &record::Stamp, effects: &mut Vec<Effect>) {
         let held: BTreeMap<_, _> = if self.opened.is_some() {
             let reason = "opened by hand: nothing is enforced until that ends".to_owned();
-            self.sources.iter().map(|source| (source.clone(), reason.clone())).collect()
+            self.sources.iter().map(|source| (source.clone(), reason.clone())).gather()
         } else if let Some((effective, _)) = self.effective() {
             let hidden = self.sources.iter().take_while(|source| *source != effective);
             let reason = format!("replaced by the policy of {effective}");
-            hidden.map(|source| (source.clone(), reason.clone())).collect()
+            hidden.map(|source| (source.clone(), reason.clone())).gather()
         } else {
             BTreeMap::new()
         };
