@@ -85,6 +85,20 @@ impl Job {
         }
     }
 
+    /// Whether the file is still there and has the same content.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Vanished`], [`Kind::Changed`], or why that cannot be seen.
+    pub(crate) fn is_there(&self) -> Result<(), Trouble> {
+        use std::os::fd::AsFd as _;
+        let now = Identity::of((self.open)()?.as_fd());
+        match now {
+            Ok(now) if now.same_content(&self.identity) => Ok(()),
+            _ => Err(Trouble::new(Kind::Changed, "the file was changed before it had arrived")),
+        }
+    }
+
     /// Counts a trouble; how many of its kind there were in a row.
     pub(crate) fn failed(&mut self, trouble: &Trouble, progressed: bool) -> u32 {
         let before =

@@ -49,6 +49,9 @@ use crate::{
 /// Content after which a journal is synced.
 pub const SYNC_BYTES: u64 = 32 << 20;
 
+/// Files of which a power cut may cost all that was sent: to sync takes a flash longer than to send them again.
+pub const NOT_WORTH_A_SYNC: u64 = 1 << 20;
+
 const MAGIC: [u8; 4] = *b"TGUP";
 const VERSION: u16 = 1;
 const HEAD_BYTES: usize = 12;

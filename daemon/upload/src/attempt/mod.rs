@@ -33,11 +33,12 @@ use crate::{
     codec::{Encoder, Encoding, FRAME_BYTES, shrinks},
     http::{Answer, Clocks, Connection, Hold, get, next, redirected, same_server},
     job::Job,
-    journal::{Begin, Journal},
+    journal::{Begin, Journal, NOT_WORTH_A_SYNC},
     pacing::Pacing,
     part::PartSize,
     producer::{Cursor, Made, Producer, encoded},
     progress::Progress,
+    retry::PROGRESS_BYTES,
     settings::{Protocol, Settings, Verify},
     slots::Slots,
     source::Source,
@@ -46,8 +47,6 @@ use crate::{
     tus::{self, Abilities, Algorithm, Length},
 };
 
-/// Files of which a power cut may cost all that was sent: to sync a journal takes a flash longer than to send them again.
-const NOT_WORTH_A_SYNC: u64 = 1 << 20;
 /// With a checksum a part is made twice, first for its digest: so it is small enough to be cached between.
 const MOST_CHECKED_BYTES: u64 = 8 << 20;
 
@@ -71,6 +70,11 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn count(&mut self, kind: Kind) {
         *self.troubles.entry(kind.name()).or_default() += 1;
+    }
+
+    /// Asks what the server can do before the next attempt.
+    pub(crate) const fn ask_again(&mut self) {
+        self.abilities = None;
     }
 
     /// Forgets what was learnt, but not what was counted: the endpoint is another one.
@@ -342,8 +346,12 @@ impl<'a> Attempt<'a> {
     async fn ask(&mut self, to: &Uri, make: impl Fn(&Uri) -> Builder) -> Result<(Answer, Uri), Trouble> {
         let mut uri = to.clone();
         for hops in 0.. {
-            let hold = Hold::default();
-            let answer = self.exchange(&uri, make(&uri), Pieces::none(), async { Ok(()) }, &hold).await?;
+            let reused = self.connection.is_some();
+            let answer = match self.exchange(&uri, make(&uri)).await {
+                // A server may close a connection between two requests, and says so to nobody.
+                Err(trouble) if reused && trouble.kind == Kind::EarlyClose => self.exchange(&uri, make(&uri)).await?,
+                answered => answered?,
+            };
             if !is_redirect(answer.status) {
                 return Ok((answer, uri));
             }
@@ -354,22 +362,22 @@ impl<'a> Attempt<'a> {
         unreachable!("redirects are bounded")
     }
 
-    async fn exchange(
-        &mut self,
-        uri: &Uri,
-        builder: Builder,
-        body: Pieces,
-        feed: impl Future<Output = Result<(), Trouble>>,
-        hold: &Hold,
-    ) -> Result<Answer, Trouble> {
+    /// Sends a request without a body.
+    async fn exchange(&mut self, uri: &Uri, builder: Builder) -> Result<Answer, Trouble> {
         let mut connection = self.connection(uri).await?;
         let trusted = same_server(self.endpoint, uri);
-        let request = request(builder, body)?;
-        let answer = connection.exchange(request, feed, trusted, self.clocks(), hold).await?;
-        if !answer.early {
-            self.connection = Some(connection);
-        }
+        let request = request(builder, Pieces::none())?;
+        let hold = Hold::default();
+        hold.is_whole();
+        let answer = connection.exchange(request, async { Ok(()) }, trusted, self.clocks(), &hold).await?;
+        self.keep(connection, &answer);
         Ok(answer)
+    }
+
+    /// Keeps a connection for the next request, if it can serve one.
+    fn keep(&mut self, connection: Connection, answer: &Answer) {
+        let closes = answer.header("connection").is_some_and(|value| value.to_ascii_lowercase().contains("close"));
+        self.connection = (!answer.early && !closes).then_some(connection);
     }
 
     /// Sends a request whose body is what comes at `cursor`.
@@ -414,16 +422,17 @@ impl<'a> Attempt<'a> {
         self.job.sent_end = Some(end);
         self.job.farthest = self.job.farthest.map(|farthest| farthest.max(end));
         let answer = answered?;
+        self.keep(connection, &answer);
         if !answer.early {
-            self.connection = Some(connection);
-        } else if answer.status.is_success() {
+            return Ok((answer, given));
+        }
+        if answer.status.is_success() {
             return Err(Trouble::new(
                 Kind::EarlyAnswer,
                 format!("the server answers {} before it has everything", answer.status),
             ));
-        } else {
-            self.server.borrow_mut().count(Kind::EarlyAnswer);
         }
+        self.server.borrow_mut().count(Kind::EarlyAnswer);
         Ok((answer, given))
     }
 
@@ -451,8 +460,7 @@ impl<'a> Attempt<'a> {
                 // All of it is there, and the server waits to be told so.
                 if length.is_none() {
                     let builder = tus::patch(&location, offset, Some(offset), None);
-                    let hold = Hold::default();
-                    let answer = self.exchange(&location, builder, Pieces::none(), async { Ok(()) }, &hold).await?;
+                    let answer = self.exchange(&location, builder).await?;
                     if tus::patched(&answer)? != offset {
                         return Err(Trouble::new(Kind::LostOffset, "the server has less than it said"));
                     }
@@ -576,7 +584,7 @@ impl<'a> Attempt<'a> {
             self.server.borrow_mut().count(Kind::LostOffset);
             tracing::warn!(name = self.job.name, offset, confirmed, "the server has less of an upload than it said");
         }
-        self.progressed |= offset > confirmed;
+        self.progressed |= offset >= confirmed + PROGRESS_BYTES;
         Ok(())
     }
 
@@ -587,7 +595,7 @@ impl<'a> Attempt<'a> {
             return Err(Trouble::new(Kind::LyingOffset, text));
         }
         let journal = self.job.journal.as_mut().expect("it was begun");
-        self.progressed |= now > journal.known().confirmed;
+        self.progressed |= now >= journal.known().confirmed + PROGRESS_BYTES;
         if let Err(error) = journal.confirmed(now) {
             tracing::debug!(%error, "the journal of an upload cannot be written");
         }

@@ -78,6 +78,13 @@ pub(super) enum Leftover {
     Vanished(Key, Job),
 }
 
+impl Taken {
+    /// What the file was at the last look.
+    pub(super) const fn identity(&self) -> Identity {
+        self.candidate.identity
+    }
+}
+
 impl Intake {
     pub(super) fn new(settings: &Settings) -> Self {
         let mut this = Self {
@@ -124,16 +131,18 @@ impl Intake {
         }
     }
 
-    /// Looks at the outboxes where that is due; when it is due next.
-    pub(super) fn refresh(&mut self, settings: &Settings, now: Instant) -> Option<Instant> {
+    /// Looks at the outboxes where that is due: whether it did, and when it is due next.
+    pub(super) fn refresh(&mut self, settings: &Settings, now: Instant) -> (bool, Option<Instant>) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if self.folders.len() != self.outboxes.len() || due(self.retry_at) || !self.all_are_current() {
             self.open(settings, now);
         }
-        if self.dirty || due(self.settles_at) || (self.scan.candidates.is_empty() && self.scan.waiting_files > 0) {
+        let through = self.scan.candidates.is_empty() && self.scan.waiting_files > self.scan.unsettled_files;
+        let looks = self.dirty || due(self.settles_at) || through;
+        if looks {
             self.look(settings, now);
         }
-        [self.settles_at, self.retry_at].into_iter().flatten().min()
+        (looks, [self.settles_at, self.retry_at].into_iter().flatten().min())
     }
 
     /// Whether outboxes are still the folders that they were; only asked where something has changed.

@@ -211,22 +211,21 @@ impl Engine {
     /// Starts what may start, stops what has to; when to look again.
     fn step(&mut self) -> Instant {
         let now = Instant::now();
-        let gate = self.gate(now);
         let mut wake = now + if self.running.is_empty() { LOOK_EVERY } else { TELL_EVERY };
-        match &gate {
-            Gate::Open => {}
-            Gate::Shut { until, stops, .. } => {
-                if *stops {
-                    self.stop_all();
-                }
-                return until.map_or(wake, |until| wake.min(until)).max(now);
-            }
-        }
-        if let Some(until) = self.intake.refresh(&self.settings, now) {
-            wake = wake.min(until);
-        }
+        // Whoever asks is told what waits, also while nothing may go.
+        let (looked, again) = self.intake.refresh(&self.settings, now);
+        wake = again.map_or(wake, |again| wake.min(again));
         for leftover in self.intake.leftovers() {
             self.take_over(leftover);
+        }
+        if looked {
+            self.look_after_what_was_begun();
+        }
+        if let Gate::Shut { until, stops, .. } = self.gate(now) {
+            if stops {
+                self.stop_all();
+            }
+            return until.map_or(wake, |until| wake.min(until)).max(now);
         }
         while self.running.len() < self.settings.concurrency && self.untold.len() < MOST_UNTOLD {
             // Each attempt asks for leave of its own.
@@ -285,10 +284,25 @@ impl Engine {
         let taken = self.intake.best(busy, troubles)?;
         let kept = self.kept.iter().position(|kept| kept.0 == taken.key).and_then(|at| self.kept.remove(at));
         let job = match kept {
-            Some((_, job)) => job,
+            // Its mode or its name may have been changed since, which changes nothing of its content.
+            Some((_, job)) => Job { identity: taken.identity(), ..job },
             None => self.intake.job(&taken)?,
         };
         Some((taken, job))
+    }
+
+    /// A file that was begun and is gone, or is another one by now, is not waited for.
+    fn look_after_what_was_begun(&mut self) {
+        for (key, job) in std::mem::take(&mut self.kept) {
+            match job.is_there() {
+                Ok(()) => self.kept.push_back((key, job)),
+                Err(_) if job.journal.is_none() => {}
+                Err(trouble) => {
+                    let reason = if trouble.kind == Kind::Vanished { Reason::Vanished } else { Reason::Changed };
+                    self.park(key, job, &trouble, reason);
+                }
+            }
+        }
     }
 
     /// Ends what an earlier run of the daemon did not come to the end of.
@@ -373,7 +387,13 @@ impl Engine {
         let now = Instant::now();
         let in_a_row = job.failed(&trouble, progressed);
         let verdict = trouble.kind.verdict(in_a_row);
-        self.server.borrow_mut().count(trouble.kind);
+        let mut server = self.server.borrow_mut();
+        server.count(trouble.kind);
+        if trouble.status != 0 {
+            // It may be another server by now, or the same with other abilities.
+            server.ask_again();
+        }
+        drop(server);
         self.metered = trouble.kind == Kind::Metered;
         if self.metered {
             self.breaker.abandoned(running.leave);

@@ -54,7 +54,7 @@ use super::{
     identity::Identity,
     names,
 };
-use crate::settings::After;
+use crate::{journal::NOT_WORTH_A_SYNC, settings::After};
 
 /// Where names are taken aside.
 const ASIDE: &str = ".tidegate-sent";
@@ -96,7 +96,7 @@ enum Taken {
 
 /// Does with a file of the outbox what is to be done with one that was sent. `sidecar` is what [`super::sidecar::read`]
 /// found. On file systems that give files another number each time (FAT, FUSE), call it while the file is still open.
-/// Blocks on the disk, to be synced.
+/// Blocks on the disk, which is synced for files of more than [`NOT_WORTH_A_SYNC`].
 ///
 /// # Errors
 ///
@@ -118,8 +118,10 @@ pub fn finish(
     let into = if after == After::Move { Some(sent_folder(folder)?) } else { None };
     let desk = Desk { folder: folder.as_fd(), aside: aside.as_fd() };
     let finished = desk.finish(name, sent, sidecar, into.as_ref()).map_err(|errno| folder.error("renameat2", errno));
-    let into = into.as_ref().map_or(Ok(()), |into| sync(into.as_fd()));
-    into.and_then(|()| desk.sync()).map_err(|errno| folder.error("fsync", errno))?;
+    if sent.size > NOT_WORTH_A_SYNC {
+        let into = into.as_ref().map_or(Ok(()), |into| sync(into.as_fd()));
+        into.and_then(|()| desk.sync()).map_err(|errno| folder.error("fsync", errno))?;
+    }
     finished
 }
 
