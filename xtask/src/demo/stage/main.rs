@@ -3,12 +3,13 @@
 //! ```text
 //!      left host ────────────── gateway ── right host, intruder
 //!                                   │
-//!   subscriber ── broker ── tap ── tidegate
+//!   subscriber ── broker ── tap ── tidegate ── link ── receiver
 //!   operator ──────┘
 //! ```
 //!
 //! Hosts talk through the gateway, which watches and guards. The broker is on the left host, so that a policy can take it
-//! away; without namespaces there are no hosts, and all that is left is on the loopback.
+//! away; without namespaces there are no hosts, and all that is left is on the loopback. Uploads go over a link that breaks to a
+//! receiver, both on the gateway's own loopback.
 //!
 //! Each part is the test harness's, and so is the proof at the end. Everything is taken down by the end of
 //! this process, however it comes.
@@ -17,8 +18,10 @@ mod broker;
 mod feeder;
 mod guard;
 mod intruder;
+mod receiver;
 mod screen;
 mod traffic;
+mod upload;
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -30,7 +33,7 @@ use std::{
 use clap::{Parser, Subcommand};
 use tidegate_tests::{Daemon, Gateway, Publisher, Subscriber, Tap, eventually, mqtt::Ledger, need};
 
-use self::{broker::Broker, feeder::Feeder, guard::Guard, screen::Screen, traffic::Traffic};
+use self::{broker::Broker, feeder::Feeder, guard::Guard, screen::Screen, traffic::Traffic, upload::Upload};
 
 #[derive(Parser)]
 #[command(about = "Run by `cargo xtask demo`")]
@@ -96,10 +99,12 @@ fn play(arguments: &Arguments) {
     screen.say(format_args!("an MQTT broker listens on port {}", broker.port()));
     let subscriber = Subscriber::inside(beside, broker.port(), "tidegate/v1/#");
     let tap = Tap::reached_at(address, beside, broker.port());
+    let upload = Upload::new(net.as_ref().map(|net| &net.gateway));
     let mut builder = Daemon::builder()
         .mqtt(&format!("url = \"mqtt://{address}:{}\"", tap.port()))
         .log("info")
-        .config("[traffic]\nexport_interval = \"2s\"\nsample_rate = 100\n[host]\ninterval = \"5s\"");
+        .config("[traffic]\nexport_interval = \"2s\"\nsample_rate = 100\n[host]\ninterval = \"5s\"")
+        .config(&upload.config());
     if let Some(net) = &net {
         builder = builder.inside(&net.gateway).config(&guard::config());
     }
@@ -130,6 +135,9 @@ fn play(arguments: &Arguments) {
         }
         _ => screen.say("left out, for the reason above: without eBPF no policy is enforced"),
     }
+
+    screen.act("A file is uploaded over a link that breaks twice");
+    upload.arrives(&daemon, &subscriber, &screen);
 
     screen.act("The broker goes away");
     broker.stop();
