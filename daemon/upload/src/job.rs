@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     journal::Journal,
-    outbox::Identity,
+    outbox::{Identity, Priority},
     trouble::{Kind, Trouble},
 };
 
@@ -20,6 +20,8 @@ pub(crate) struct Job {
     pub(crate) identity: Identity,
     /// Opens the file of that name, whatever it is by now.
     pub(crate) open: Box<dyn Fn() -> Result<File, Trouble>>,
+    /// Which files go first.
+    pub(crate) priority: Priority,
     /// What its sidecar says of its type.
     pub(crate) content_type: Option<String>,
     /// What its sidecar says besides.
@@ -69,6 +71,7 @@ impl Job {
             name,
             identity,
             open,
+            priority: Priority::Normal,
             content_type: None,
             metadata: Vec::new(),
             sidecar: None,

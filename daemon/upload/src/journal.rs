@@ -350,6 +350,9 @@ impl Journal {
                 self.write(2, location.as_bytes())?;
             }
             self.write(4, &self.known.confirmed.to_le_bytes())?;
+            if self.known.finished {
+                self.write(5, &[])?;
+            }
         }
         self.known.frames = place.index;
         self.known.frames_bytes = place.start;

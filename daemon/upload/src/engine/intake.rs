@@ -238,6 +238,7 @@ impl Intake {
             self.opener(candidate.folder, &candidate.name),
             journal_path(&self.state_dir, candidate.key),
         );
+        job.priority = candidate.priority;
         job.content_type = sidecar.media_type;
         job.metadata = sidecar.metadata;
         job.sidecar = sidecar.identity;

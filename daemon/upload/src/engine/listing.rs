@@ -94,7 +94,7 @@ impl Engine {
             name: event.name,
             outbox: job.outbox.display().to_string(),
             bytes: event.bytes,
-            priority: name(Priority::Normal),
+            priority: name(job.priority),
             state: Standing::Sent,
             reason: None,
             active: None,
