@@ -34,6 +34,7 @@ use crate::{
     sources::{self, Sink},
     status::Board,
     supervisor::{self, GUARDED_WITHIN, Pulse, Supervisor},
+    task,
     uplink::{self, Uplink},
 };
 
@@ -114,7 +115,7 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
 
     let draining = CancellationToken::new();
     let mut sources = JoinSet::new();
-    sources.spawn(sources::traffic::run(
+    sources.spawn(task::boxed(sources::traffic::run(
         kernel.clone(),
         kernel_events,
         config.clone(),
@@ -122,8 +123,8 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
         publish.traffic,
         supervisor.pulse("traffic"),
         draining.clone(),
-    ));
-    sources.spawn(sources::policy::run(
+    )));
+    sources.spawn(task::boxed(sources::policy::run(
         kernel.clone(),
         drops,
         config.clone(),
@@ -131,31 +132,31 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
         publish.policy,
         supervisor.pulse("policy"),
         draining.clone(),
-    ));
-    sources.spawn(sources::host::run(
+    )));
+    sources.spawn(task::boxed(sources::host::run(
         config.clone(),
         sink.clone(),
         publish.host,
         supervisor.patient_pulse("host"),
         draining.clone(),
-    ));
-    sources.spawn(sources::ingest::run(
+    )));
+    sources.spawn(task::boxed(sources::ingest::run(
         ingest,
         sink.clone(),
         publish.ingest,
         supervisor.pulse("ingest"),
         draining.clone(),
-    ));
-    sources.spawn(sources::loss::run(spool.clone(), sink.clone(), draining.clone()));
-    tokio::spawn(provision::report(Environment::of_process().state_dir(), sink.clone()));
-    sources.spawn(sources::spool::run(spool.clone(), config.clone(), sink.clone(), draining.clone()));
+    )));
+    sources.spawn(task::boxed(sources::loss::run(spool.clone(), sink.clone(), draining.clone())));
+    task::spawn(provision::report(Environment::of_process().state_dir(), sink.clone()));
+    sources.spawn(task::boxed(sources::spool::run(spool.clone(), config.clone(), sink.clone(), draining.clone())));
 
     // Files go beside the records: what comes back from there is what became of them.
     let (orders, ordered) = mpsc::channel(ORDERS);
     let (files, asked_uploads) = mpsc::channel(ASKS);
     let (tell, told) = mpsc::channel(EVENTS);
     let figures = publish.upload.subscribe();
-    sources.spawn(sources::upload::run(figures, told, config.clone(), sink.clone(), draining.clone()));
+    sources.spawn(task::boxed(sources::upload::run(figures, told, config.clone(), sink.clone(), draining.clone())));
     let ports = Ports {
         settings: uplink::uploads::follow(config.clone(), Environment::of_process().state_dir()),
         orders: ordered,
@@ -170,7 +171,7 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
 
     let leaving = CancellationToken::new();
     let (features_sender, features) = watch::channel(uplink::Features::default());
-    tokio::spawn(Board::clone(&board).announce(features_sender));
+    task::spawn(Board::clone(&board).announce(features_sender));
     let (inbox, arrived) = control::inbox::inbox();
     let (prober, asked) = uplink::probes();
     let (reports_sender, reports) = watch::channel(BTreeMap::new());
@@ -179,7 +180,7 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
     let (retry, retries) = mpsc::channel(1);
     let (reload, reloads) = mpsc::channel(1);
     let (ask, asks) = mpsc::channel(1);
-    tokio::spawn(
+    task::spawn(
         Control {
             begun,
             main_file: config_file.clone(),
@@ -204,7 +205,7 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
         }
         .run(),
     );
-    let uplink = tokio::spawn(
+    let uplink = task::spawn(
         Uplink {
             spool: spool.clone(),
             sink,
@@ -222,7 +223,7 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
         .run(),
     );
     let restart = CancellationToken::new();
-    tokio::spawn(
+    task::spawn(
         Commands {
             requests,
             answers: answers_in,
@@ -245,9 +246,9 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
     let pulse = supervisor.pulse("control socket");
     let parts = control_socket::Parts { policy: ask, files: files.clone(), orders };
     let control =
-        tokio::spawn(control_socket::run(control, control_path, Arc::clone(&board), parts, pulse, closed.clone()));
+        task::spawn(control_socket::run(control, control_path, Arc::clone(&board), parts, pulse, closed.clone()));
     let mut pulse = supervisor.pulse("main");
-    let supervision = tokio::spawn(supervise(supervisor, board, kernel.clone(), spool.clone(), files.clone()));
+    let supervision = task::spawn(supervise(supervisor, board, kernel.clone(), spool.clone(), files.clone()));
 
     let ended = loop {
         let event = select! {
@@ -292,18 +293,18 @@ async fn supervise(
     spool: Spool,
     uploads: mpsc::Sender<Ask>,
 ) {
-    tokio::spawn(supervisor.patient_pulse("upload").relay(move || {
+    task::spawn(supervisor.patient_pulse("upload").relay(move || {
         let uploads = uploads.clone();
         async move {
             let (reply, answer) = oneshot::channel();
             uploads.send(Ask::Ping { reply }).await.is_ok() && answer.await.is_ok()
         }
     }));
-    tokio::spawn(supervisor.pulse("kernel").relay(move || {
+    task::spawn(supervisor.pulse("kernel").relay(move || {
         let kernel = kernel.clone();
         async move { kernel.ping().await }
     }));
-    tokio::spawn(supervisor.patient_pulse("spool").relay(move || {
+    task::spawn(supervisor.patient_pulse("spool").relay(move || {
         let spool = spool.clone();
         async move { spool.ping().await }
     }));

@@ -60,6 +60,7 @@ use crate::{
     sources::traffic::{BootClock, Flow},
     status::Board,
     supervisor::Pulse,
+    task,
 };
 
 pub use self::uploads::UploadRequest;
@@ -188,7 +189,7 @@ pub async fn run(
             continue;
         };
         let (board, parts) = (Arc::clone(&board), parts.clone());
-        tokio::spawn(async move {
+        task::spawn(async move {
             if let Err(error) = serve(stream, &board, &parts).await {
                 tracing::debug!(%error, "control socket: client left early");
             }

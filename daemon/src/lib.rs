@@ -22,6 +22,7 @@ pub mod record;
 pub mod sources;
 pub mod status;
 pub mod supervisor;
+mod task;
 pub mod uplink;
 
 /// Network policy; a crate of its own, that is built for speed.

@@ -14,6 +14,7 @@ use super::link::Subject;
 use crate::{
     record::{Clock, Record},
     sources::Sink,
+    task,
     uplink::Prober,
 };
 
@@ -39,7 +40,7 @@ impl Outward {
         sink: Sink,
     ) -> Self {
         let (events, stored) = mpsc::channel(EVENTS);
-        tokio::spawn(store_events(stored, sink));
+        task::spawn(store_events(stored, sink));
         Self { clock, prober, reports, events }
     }
 

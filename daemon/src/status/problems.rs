@@ -337,7 +337,8 @@ mod tests {
 
     #[test]
     fn files_that_need_a_person_are_named_and_waiting_is_none_of_the_kind() {
-        let parked = |name: &str, reason: &str| Parked { name: name.to_owned(), reason: reason.to_owned(), folder: 0, bytes: 0 };
+        let parked =
+            |name: &str, reason: &str| Parked { name: name.to_owned(), reason: reason.to_owned(), folder: 0, bytes: 0 };
         let mut status = connected();
         status.upload.waiting_files = 2;
         assert_eq!(found(&status), ["2 files wait in the outbox, and there is nowhere to send them to"]);

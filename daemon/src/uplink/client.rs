@@ -45,6 +45,7 @@ use crate::{
     config::Broker,
     control::link::Subject,
     credentials::{self, BROKER, CredentialError},
+    task,
 };
 
 /// Name, address, TLS handshake and CONNACK together: a TLS handshake over a modem takes a few seconds.
@@ -222,7 +223,7 @@ impl Connection {
         let (granted, accepted) = oneshot::channel();
         let (came_back, returned) = mpsc::channel(RETURNED);
         let driver = Driver { arrivals: Arc::clone(&arrivals), came_back, granted: Some(granted), last_large: None };
-        let poller = AbortOnDropHandle::new(tokio::spawn(driver.run(event_loop)));
+        let poller = AbortOnDropHandle::new(task::spawn(driver.run(event_loop)));
         let mut connection = Self { client, returned, arrivals, poller };
         match accepted.await {
             Ok(granted) => Ok((connection, granted)),

@@ -11,7 +11,7 @@ use tokio::{sync::mpsc, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use crate::sources::lane;
+use crate::{sources::lane, task};
 
 /// All lanes, in the order of the spool's options.
 pub(super) const LANES: [LaneId; 3] = [lane::EVENT, lane::INGEST, lane::TELEMETRY];
@@ -45,7 +45,7 @@ impl Lanes {
             .into_iter()
             .map(|lane| {
                 let (batches, receiver) = mpsc::channel(1);
-                let reader = AbortOnDropHandle::new(tokio::spawn(read(spool.clone(), lane, batches)));
+                let reader = AbortOnDropHandle::new(task::spawn(read(spool.clone(), lane, batches)));
                 Feed { ready: VecDeque::new(), batches: receiver, _reader: reader }
             })
             .collect();

@@ -37,6 +37,7 @@ use crate::{
     logging::{Filter, FilterHandle},
     status::{Board, Status},
     supervisor::{self, Pulse},
+    task,
     uplink::Prober,
 };
 
@@ -210,7 +211,7 @@ impl Performer {
             return Err(Refusal::new(Code::Busy, reason));
         }
         let (board, outbox) = (Arc::clone(&self.board), self.outbox.clone());
-        self.flows = Some(tokio::spawn(async move { flows::tell(&board, limit, &reply, &outbox).await }));
+        self.flows = Some(task::spawn(async move { flows::tell(&board, limit, &reply, &outbox).await }));
         Ok(())
     }
 
@@ -234,7 +235,7 @@ impl Performer {
     /// Stops the daemon once the broker has the answer, or has had its time.
     fn leave(&self) {
         let (outbox, prober, restart) = (self.outbox.clone(), self.prober.clone(), self.restart.clone());
-        tokio::spawn(async move {
+        task::spawn(async move {
             // What comes back went behind the answer.
             let delivered = async {
                 outbox.taken().await;

@@ -47,6 +47,7 @@ use crate::{
     local_socket::{self, SocketError},
     paths,
     supervisor::Pulse,
+    task,
 };
 
 pub use self::{
@@ -143,7 +144,7 @@ impl Ingest {
                         status.send_modify(|status| status.turned_away += 1);
                     }
                     Ok((socket, _)) => {
-                        clients.spawn(client::serve(socket, Arc::clone(shared), shutdown.clone()));
+                        clients.spawn(task::boxed(client::serve(socket, Arc::clone(shared), shutdown.clone())));
                         status.send_modify(|status| status.connected += 1);
                     }
                     Err(error) => {
