@@ -15,6 +15,7 @@ pub mod json;
 pub mod kernel;
 pub mod local_socket;
 pub mod logging;
+mod order;
 pub mod paths;
 pub mod pki;
 pub mod provision;

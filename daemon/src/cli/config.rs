@@ -13,6 +13,7 @@ use crate::{
     config::{Environment, KEYS, Shown, ShownKey},
     control_socket::Get,
     gather::Gather as _,
+    order::sort_by_key,
 };
 
 /// Show the configuration that runs.
@@ -114,7 +115,7 @@ impl Keys<'_> {
         let place = |name: &str| KEYS.iter().position(|key| key.name == name).unwrap_or(KEYS.len());
         let wanted = |name: &str| self.wanted.is_empty() || self.wanted.iter().any(|wanted| is_within(name, wanted));
         let mut keys: Vec<_> = self.shown.keys.iter().filter(|(name, _)| wanted(name)).collect();
-        keys.sort_by_key(|(name, _)| place(name));
+        sort_by_key(&mut keys, |(name, _)| place(name));
         keys.into_iter()
     }
 

@@ -22,6 +22,7 @@ use super::{
     error::{ConfigError, Problem},
     keys::{self, Key, Kind},
 };
+use crate::order::sort;
 
 /// Syntax errors told of one file: whoever meets more mends these first.
 const MAX_SYNTAX_ERRORS: usize = 8;
@@ -147,7 +148,7 @@ pub(super) fn fragments(folder: &Path, errors: &mut Vec<ConfigError>) -> Vec<Pat
         if files.len() > MAX_FILES {
             return Err(Problem::TooManyFiles { found: files.len(), limit: MAX_FILES });
         }
-        files.sort_unstable();
+        sort(&mut files);
         Ok(files)
     };
     match list() {

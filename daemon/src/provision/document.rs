@@ -25,6 +25,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::{
     config::{Config, PublicKey, judge},
+    order::sort_by_key,
     pki,
 };
 
@@ -115,7 +116,7 @@ impl Document {
                 return Ok(document);
             }
         }
-        reader.faults.sort_by_key(|fault| fault.line);
+        sort_by_key(&mut reader.faults, |fault| fault.line);
         reader.faults.truncate(MAX_FAULTS);
         Err(reader.faults)
     }

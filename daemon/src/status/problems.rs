@@ -9,6 +9,7 @@ use super::Status;
 use crate::{
     config::DriftKind,
     control::{BundleStatus, ConfigStatus, Reload, SourceStatus, State},
+    order::sort_by_key,
     sources::host::Certificate,
     uplink::LinkState,
 };
@@ -137,7 +138,7 @@ pub fn problems(status: &Status) -> Vec<Problem> {
             "start a time service; until then records say \"synced\": false and carry the time since boot",
         );
     }
-    found.sort_by_key(|problem| problem.severity);
+    sort_by_key(&mut found, |problem| problem.severity);
     found
 }
 

@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     control::link::Subject,
+    order::sort,
     record::Record,
     sources::{Sink, lane, loss::Report},
 };
@@ -376,7 +377,7 @@ impl Delivery {
         self.retries.last_round = Some(now);
         // In the lanes' order, which is also each stream's.
         let mut tokens = mem::take(&mut self.retries.tokens);
-        tokens.sort_unstable();
+        sort(&mut tokens);
         for token in tokens {
             let Some(message) = self.ledger.get(token).and_then(|parcel| parcel.message.clone()) else { continue };
             if self.ledger.resend(token) {

@@ -22,6 +22,7 @@ use tokio::{runtime, time::sleep};
 
 use crate::{
     kernel::{self, Enforced, Generation, Kernel, OnStop, Started},
+    order::sort,
     policy::{self, compile, envelope, keys::Keyring, read},
 };
 
@@ -263,7 +264,7 @@ fn alone(case: &str, took: Duration) -> Line {
 
 fn median<T>(all: &[T], of: impl Fn(&T) -> Duration) -> Duration {
     let mut all: Vec<_> = all.iter().map(of).collect();
-    all.sort_unstable();
+    sort(&mut all);
     all.get(all.len() / 2).copied().unwrap_or_default()
 }
 

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::order::sort;
+
 /// Most that is read of one file. The longest that is of interest, /proc/net/dev with 256 interfaces, has 32 KiB.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
@@ -57,7 +59,7 @@ impl Files {
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .take(most)
             .collect();
-        names.sort_unstable();
+        sort(&mut names);
         Ok(names)
     }
 
