@@ -48,3 +48,23 @@ fn envelopes_of_policies() {
 fn bundles() {
     replay("bundle", targets::bundle);
 }
+
+#[test]
+fn answers_to_uploads() {
+    replay("upload-server", targets::upload_server);
+}
+
+#[test]
+fn sidecars_of_uploads() {
+    replay("upload-sidecar", targets::upload_sidecar);
+}
+
+#[test]
+fn journals_of_uploads() {
+    replay("upload-journal", targets::upload_journal);
+}
+
+#[test]
+fn ledgers_of_uploads() {
+    replay("upload-ledger", targets::upload_ledger);
+}

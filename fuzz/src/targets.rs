@@ -7,6 +7,7 @@
 
 mod compiler;
 mod policies;
+mod uploads;
 
 use bytes::Bytes;
 use tidegate::{
@@ -22,6 +23,7 @@ use tidegate::{
 pub(crate) use self::{
     compiler::compiler,
     policies::{bundle, envelope},
+    uploads::{journal as upload_journal, ledger as upload_ledger, server as upload_server, sidecar as upload_sidecar},
 };
 
 /// Longest thing that is said of any input: it goes into reports, events and logs.

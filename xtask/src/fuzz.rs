@@ -20,7 +20,18 @@ use crate::{
 };
 
 /// The targets, as in `fuzz/Cargo.toml`.
-const TARGETS: [&str; 6] = ["desired", "command", "provisioning", "envelope", "bundle", "compiler"];
+const TARGETS: [&str; 10] = [
+    "desired",
+    "command",
+    "provisioning",
+    "envelope",
+    "bundle",
+    "compiler",
+    "upload-server",
+    "upload-sidecar",
+    "upload-journal",
+    "upload-ledger",
+];
 /// Longest input: four times what libFuzzer takes by itself.
 const MAX_INPUT_BYTES: u32 = 16 << 10;
 /// Seconds for one input: milliseconds are usual.

@@ -1,0 +1,8 @@
+//! Answers, as any server could give them.
+
+#![no_main]
+
+#[path = "../src/targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::upload_server(bytes));
