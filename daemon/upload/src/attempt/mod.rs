@@ -96,6 +96,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) yields: &'a Cell<bool>,
     connection: Option<Connection>,
     slots: Slots,
+    /// Bytes of pieces that are in the accounts already.
+    accounted: u64,
     unsynced: u64,
     progressed: bool,
 }
@@ -156,6 +158,7 @@ impl<'a> Attempt<'a> {
             yields,
             connection: None,
             slots: Slots::new(),
+            accounted: 0,
             unsynced: 0,
             progressed: false,
         }
@@ -173,6 +176,8 @@ impl<'a> Attempt<'a> {
             result = self.bring(&source) => Some(result),
             () = stopped => None,
         };
+        // Of a request that was stopped: the server may have all of that, and will say so.
+        self.account();
         // Before the body's feeder is gone: see `Pieces`.
         self.connection = None;
         source.close().await;
@@ -397,7 +402,6 @@ impl<'a> Attempt<'a> {
         let request = request(builder, body)?;
         let hold = Hold::default();
         let clocks = self.clocks();
-        let before = self.slots.written();
         let mut given = Given::default();
         let answered = {
             let producer = Producer {
@@ -410,17 +414,10 @@ impl<'a> Attempt<'a> {
             let feeding = feed_body(producer, feed, cursor, budget, self.pacing, self.progress, &hold, &mut given);
             connection.exchange(request, feeding, trusted, clocks, &hold).await
         };
-        let written = self.slots.written() - before;
-        self.job.sent_bytes += written;
-        let mut server = self.server.borrow_mut();
-        server.sent_bytes += written;
+        self.account();
         if hold.was_slow() {
-            server.count(Kind::Slow);
+            self.server.borrow_mut().count(Kind::Slow);
         }
-        drop(server);
-        let end = self.job.sent_end.unwrap_or(0) + written;
-        self.job.sent_end = Some(end);
-        self.job.farthest = self.job.farthest.map(|farthest| farthest.max(end));
         let answer = answered?;
         self.keep(connection, &answer);
         if !answer.early {
@@ -434,6 +431,20 @@ impl<'a> Attempt<'a> {
         }
         self.server.borrow_mut().count(Kind::EarlyAnswer);
         Ok((answer, given))
+    }
+
+    /// Takes down what connections have taken since the last time.
+    fn account(&mut self) {
+        let written = self.slots.written() - self.accounted;
+        self.accounted += written;
+        if written == 0 {
+            return;
+        }
+        self.job.sent_bytes += written;
+        self.server.borrow_mut().sent_bytes += written;
+        let end = self.job.sent_end.unwrap_or(0) + written;
+        self.job.sent_end = Some(end);
+        self.job.farthest = self.job.farthest.map(|farthest| farthest.max(end));
     }
 
     // -- tus

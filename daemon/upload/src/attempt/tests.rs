@@ -96,6 +96,16 @@ impl Stage {
         block_on(backend, attempt.run(std::future::pending())).unwrap().unwrap().result
     }
 
+    /// An attempt at this many bytes a second that is told to stop after a while.
+    fn stopped_attempt(&self, job: &mut Job, rate: u64, after: Duration) {
+        let backend = choose(IoPreference::Auto).unwrap().backend;
+        let endpoint = self.server.url();
+        let (_important, first) = watch::channel(false);
+        let (pacing, progress, yields) = (Pacing::new(first, Some(rate)), Progress::new(), Cell::new(false));
+        let attempt = Attempt::new(&self.settings, &endpoint, backend, job, &self.kept, &pacing, &progress, &yields);
+        assert!(block_on(backend, attempt.run(async { tokio::time::sleep(after).await })).unwrap().is_none());
+    }
+
     /// Attempts until it is there; the kinds of trouble on the way.
     fn bring(&self, job: &mut Job) -> Vec<Kind> {
         let mut troubles = Vec::new();
@@ -406,4 +416,22 @@ fn where_no_journal_can_be_written_an_upload_goes_on_all_the_same() {
     assert!(!troubles.is_empty() && troubles.iter().all(|kind| *kind == Kind::EarlyClose), "{troubles:?}");
     assert!(decoded(&stage.server.only(), "zstd") == content);
     assert!(stage.kept.borrow().troubles["journal"] >= 1);
+}
+
+#[test]
+fn an_upload_that_was_told_to_stop_in_the_middle_of_a_part_goes_on_there() {
+    let content = random(2_000_000);
+    let stage = Stage::new(&content, Protocol::Tus, Compression::None, mood(ALL));
+    let mut job = stage.job();
+    stage.stopped_attempt(&mut job, 200_000, Duration::from_millis(1500));
+    assert!(job.sent_bytes >= 64 << 10, "{}", job.sent_bytes);
+    let kept = || stage.server.only().bytes.len();
+    while kept() == 0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let before = kept();
+    assert_eq!(stage.bring(&mut job), []);
+    assert!(stage.server.only().bytes == content);
+    let second = stage.server.seen("PATCH").iter().map(|seen| seen.body_bytes).sum::<usize>() - before;
+    assert_eq!(second, content.len() - before, "not one byte twice");
 }
