@@ -26,7 +26,7 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri, header, request::Build
 use ring::digest;
 use tidegate_storage::Backend;
 use tidegate_values::{Digest, base64};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     body::{Feed, Pieces},
@@ -514,11 +514,7 @@ impl<'a> Attempt<'a> {
                 return Ok(Arrived::Yielded);
             }
         }
-        let durable = source.size() > NOT_WORTH_A_SYNC;
-        self.finished(durable);
-        if self.settings.verify == Verify::ReadBack {
-            self.read_back(source, &mut encoder, &location).await?;
-        }
+        self.verified(source, &mut encoder, &location).await?;
         Ok(Arrived::Whole)
     }
 
@@ -732,10 +728,7 @@ impl<'a> Attempt<'a> {
             self.progressed = true;
             let journal = self.job.journal.as_mut().expect("it was begun");
             let _tolerable = journal.confirmed(given.bytes);
-            self.finished(source.size() > NOT_WORTH_A_SYNC);
-            if self.settings.verify == Verify::ReadBack {
-                self.read_back(source, &mut encoder, &uri).await?;
-            }
+            self.verified(source, &mut encoder, &uri).await?;
             return Ok(Arrived::Whole);
         }
         unreachable!("redirects are bounded")
@@ -774,6 +767,20 @@ impl<'a> Attempt<'a> {
 
     // -- After
 
+    /// Reads back what is to be read back. Only then is it written down that the file has arrived: else an attempt after one that
+    /// was cut off in the middle of it, or a start after a crash, would take it for verified.
+    async fn verified(&mut self, source: &Source, encoder: &mut Encoder, uri: &Uri) -> Result<(), Trouble> {
+        if self.settings.verify == Verify::ReadBack {
+            let within = self.settings.total_within;
+            let text = || format!("the content was not read back within {within:?}");
+            timeout(within, self.read_back(source, encoder, uri))
+                .await
+                .unwrap_or_else(|_| Err(Trouble::new(Kind::TooLong, text())))?;
+        }
+        self.finished(source.size() > NOT_WORTH_A_SYNC);
+        Ok(())
+    }
+
     /// Fetches what the server has, and compares it with what is sent, byte by byte.
     async fn read_back(&mut self, source: &Source, encoder: &mut Encoder, uri: &Uri) -> Result<(), Trouble> {
         self.progress.step.set(Step::Verifying);
@@ -784,8 +791,10 @@ impl<'a> Attempt<'a> {
         let response =
             get(&mut connection, request(builder, Pieces::none())?, trusted, self.settings.progress_within).await?;
         if !response.status().is_success() {
-            let text = format!("the server answers {} when the content is read back", response.status());
-            return Err(Trouble { status: response.status().as_u16(), ..Trouble::new(Kind::ServerError, text) });
+            // One that gives nothing back (404, 405) will not do so later, either: that is for a person.
+            let trouble = Trouble::of_status(response.status(), false, "");
+            let text = format!("the content cannot be read back: {}", trouble.text);
+            return Err(Trouble { text, ..trouble });
         }
         let differs = || Trouble::new(Kind::Corrupted, "what the server has is not what was sent");
         let mut body = response.into_body();

@@ -435,3 +435,28 @@ fn an_upload_that_was_told_to_stop_in_the_middle_of_a_part_goes_on_there() {
     let second = stage.server.seen("PATCH").iter().map(|seen| seen.body_bytes).sum::<usize>() - before;
     assert_eq!(second, content.len() - before, "not one byte twice");
 }
+
+#[test]
+fn what_was_not_read_back_has_not_arrived() {
+    for protocol in [Protocol::Tus, Protocol::Http] {
+        let mut stage = Stage::new(&text(900_000), protocol, Compression::Zstd(1), mood(ALL));
+        stage.settings.verify = Verify::ReadBack;
+        stage.server.set(|mood| mood.answers.push(("GET", "500 Internal Server Error")));
+        let mut job = stage.job();
+        assert_eq!(stage.attempt(&mut job).unwrap_err().kind, Kind::ServerError);
+        let journal = Journal::open(&stage.dir.path().join("journal")).unwrap().unwrap();
+        assert!(!journal.known().finished, "a start after a crash would let go of the file");
+        // Meanwhile the server's disk rots.
+        for upload in stage.server.state.lock().unwrap().uploads.values_mut() {
+            upload.bytes[0] ^= 1;
+        }
+        stage.server.set(|mood| mood.rots = true);
+        assert_eq!(stage.attempt(&mut job).unwrap_err().kind, Kind::Corrupted, "{protocol:?}");
+
+        let mut stage = Stage::new(b"a", protocol, Compression::None, mood(ALL));
+        stage.settings.verify = Verify::ReadBack;
+        stage.server.set(|mood| mood.answers.push(("GET", "404 Not Found")));
+        let trouble = stage.attempt(&mut stage.job()).unwrap_err();
+        assert_eq!(trouble.kind, Kind::NotFound, "a server that gives nothing back: {trouble}");
+    }
+}
