@@ -464,10 +464,14 @@ impl<'a> Attempt<'a> {
         let (location, mut offset, mut length) = self.located(source, abilities).await?;
         loop {
             let total = self.journal().known().begin.length;
-            if Some(offset) == total && (total == length || total.is_none()) {
+            if Some(offset) == total && total == length {
                 break;
             }
             let Some(mut cursor) = self.cursor(source, &mut encoder, offset).await? else {
+                if let Some(length) = length.filter(|length| *length != offset) {
+                    let text = format!("the server waits for {length} bytes, and all there are is {offset}");
+                    return Err(Trouble::new(Kind::LyingOffset, text));
+                }
                 // All of it is there, and the server waits to be told so.
                 if length.is_none() {
                     let builder = tus::patch(&location, offset, Some(offset), None);
@@ -503,6 +507,11 @@ impl<'a> Attempt<'a> {
             let now = tus::patched(&answer).map_err(|trouble| self.expired(trouble))?;
             self.job.expires = tus::expires(&answer).map(tidegate_values::excerpt).or(self.job.expires.take());
             self.confirmed(now, offset + given.bytes, encoder.encoding(), &cursor)?;
+            if now <= offset {
+                // Sent once more at once, it would be sent for ever.
+                let text = format!("the server took a part and has {now} bytes, after {offset} before");
+                return Err(Trouble::new(Kind::LostOffset, text));
+            }
             self.server.borrow_mut().part.went_through(
                 now - offset.min(now),
                 begun.elapsed(),

@@ -460,3 +460,27 @@ fn what_was_not_read_back_has_not_arrived() {
         assert_eq!(trouble.kind, Kind::NotFound, "a server that gives nothing back: {trouble}");
     }
 }
+
+#[test]
+fn a_server_that_keeps_nothing_of_a_part_is_left_alone_for_a_while() {
+    let content = text(600_000);
+    let stage = Stage::new(&content, Protocol::Tus, Compression::None, Mood { lies: -600_000, ..mood(ALL) });
+    assert_eq!(stage.attempt(&mut stage.job()).unwrap_err().kind, Kind::LostOffset);
+    assert_eq!(stage.server.seen("PATCH").len(), 1);
+}
+
+#[test]
+fn a_server_that_waits_for_more_than_there_is_does_not_have_the_file() {
+    for (compression, extensions) in [(Compression::None, "creation"), (Compression::Zstd(1), ALL)] {
+        let content = text(600_000);
+        let stage =
+            Stage::new(&content, Protocol::Tus, compression, Mood { cut_after: Some(1000), ..mood(extensions) });
+        let mut job = stage.job();
+        assert!(stage.attempt(&mut job).is_err());
+        for upload in stage.server.state.lock().unwrap().uploads.values_mut() {
+            upload.length = Some(600_001);
+        }
+        stage.server.set(|mood| mood.cut_after = None);
+        assert_eq!(stage.attempt(&mut job).unwrap_err().kind, Kind::LyingOffset, "{extensions}");
+    }
+}
