@@ -66,7 +66,7 @@ pub enum Kind {
     NotFound,
     /// Any other 4xx.
     Refused,
-    /// 409: the server's offset is another one.
+    /// 409 for an upload that was begun: the server's offset is another one.
     Conflict,
     /// 404 or 410 for an upload that was begun.
     Forgotten,
@@ -220,7 +220,7 @@ impl Trouble {
             404 | 410 if begun => Kind::Forgotten,
             404 | 410 => Kind::NotFound,
             408 => Kind::RequestTimeout,
-            409 => Kind::Conflict,
+            409 if begun => Kind::Conflict,
             413 => Kind::TooLarge,
             423 => Kind::Locked,
             429 => Kind::TooMany,
@@ -241,5 +241,18 @@ impl Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conflict_is_about_offsets_only_where_there_are_some() {
+        let kind = |begun| Trouble::of_status(StatusCode::CONFLICT, begun, "").kind;
+        assert_eq!(kind(true), Kind::Conflict);
+        // A PUT to where a folder is: no time mends that.
+        assert_eq!(kind(false).verdict(3), Verdict::Park(Reason::Refused));
     }
 }
