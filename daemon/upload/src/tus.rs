@@ -138,15 +138,21 @@ pub fn create(endpoint: &Uri, length: Length, metadata: &HeaderValue) -> Builder
 ///
 /// # Errors
 ///
-/// The server refuses, or does not say where.
+/// The server refuses, does not say where, or leads away from https.
 pub fn created(endpoint: &Uri, answer: &Answer) -> Result<Uri, Trouble> {
     if answer.status != StatusCode::CREATED {
         return Err(answer.trouble(false));
     }
     let location = answer.header("location");
-    location
+    let location = location
         .and_then(|location| join(endpoint, location))
-        .ok_or_else(|| Trouble::new(Kind::Garbage, "the server began an upload and does not say where"))
+        .ok_or_else(|| Trouble::new(Kind::Garbage, "the server began an upload and does not say where"))?;
+    // As with redirects. Servers behind a proxy that ends TLS do this unless they are told of it.
+    if endpoint.scheme_str() == Some("https") && location.scheme_str() != Some("https") {
+        let text = format!("the server began an upload at {location}, away from https");
+        return Err(Trouble::new(Kind::Redirect, text));
+    }
+    Ok(location)
 }
 
 /// Until when the server keeps the upload, as it says it: an HTTP date.
@@ -305,6 +311,7 @@ mod tests {
         assert_eq!(at("/files/7").unwrap(), "https://files.example/files/7");
         assert_eq!(at("https://other.example/7").unwrap(), "https://other.example/7");
         assert_eq!(at("gopher://x").unwrap_err().kind, Kind::Garbage);
+        assert_eq!(at("http://files.example/files/7").unwrap_err().kind, Kind::Redirect, "in the clear");
         assert_eq!(created(&endpoint(), &answer(201, &[])).unwrap_err().kind, Kind::Garbage);
         assert_eq!(created(&endpoint(), &answer(413, &[])).unwrap_err().kind, Kind::TooLarge);
     }
