@@ -69,7 +69,8 @@ fn without_dots(path: &str) -> String {
 /// Whether two addresses are of one server: a token that is meant for one is not for the other.
 #[must_use]
 pub(crate) fn same_server(one: &Uri, other: &Uri) -> bool {
-    one.scheme() == other.scheme() && one.host() == other.host() && port(one) == port(other)
+    let host = |uri: &Uri| uri.host().map(str::to_ascii_lowercase);
+    one.scheme() == other.scheme() && host(one) == host(other) && port(one) == port(other)
 }
 
 /// The port, where none is given that of the scheme.
@@ -169,6 +170,7 @@ mod tests {
     fn servers_are_told_apart_by_scheme_host_and_port() {
         let uri = |text: &str| text.parse::<Uri>().unwrap();
         assert!(same_server(&uri("https://a/x"), &uri("https://a:443/y")));
+        assert!(same_server(&uri("https://a/x"), &uri("https://A/y")));
         for other in ["http://a/x", "https://b/x", "https://a:444/x"] {
             assert!(!same_server(&uri("https://a/x"), &uri(other)));
         }
