@@ -88,11 +88,14 @@ impl Stage {
 
     /// One attempt on a thread as the engine has it.
     fn attempt(&self, job: &mut Job) -> Result<Arrived, Trouble> {
+        self.attempt_at(&self.server.url(), job)
+    }
+
+    fn attempt_at(&self, endpoint: &Uri, job: &mut Job) -> Result<Arrived, Trouble> {
         let backend = choose(IoPreference::Auto).unwrap().backend;
-        let endpoint = self.server.url();
         let (_important, first) = watch::channel(false);
         let (pacing, progress, yields) = (Pacing::new(first, None), Progress::new(), Cell::new(false));
-        let attempt = Attempt::new(&self.settings, &endpoint, backend, job, &self.kept, &pacing, &progress, &yields);
+        let attempt = Attempt::new(&self.settings, endpoint, backend, job, &self.kept, &pacing, &progress, &yields);
         block_on(backend, attempt.run(std::future::pending())).unwrap().unwrap().result
     }
 
@@ -483,4 +486,24 @@ fn a_server_that_waits_for_more_than_there_is_does_not_have_the_file() {
         stage.server.set(|mood| mood.cut_after = None);
         assert_eq!(stage.attempt(&mut job).unwrap_err().kind, Kind::LyingOffset, "{extensions}");
     }
+}
+
+#[test]
+fn an_answer_that_drips_is_not_waited_for_without_end() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint: Uri = format!("http://{}/files", listener.local_addr().unwrap()).parse().unwrap();
+    std::thread::spawn(move || {
+        use std::io::Write as _;
+        let (mut stream, _) = listener.accept().unwrap();
+        let _head = stream.read(&mut [0; 1000]).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 60000\r\n\r\n").unwrap();
+        while stream.write_all(b"x").is_ok() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let mut stage = Stage::new(b"a", Protocol::Tus, Compression::None, mood(ALL));
+    stage.settings.progress_within = Duration::from_secs(1);
+    let begun = std::time::Instant::now();
+    assert_eq!(stage.attempt_at(&endpoint, &mut stage.job()).unwrap_err().kind, Kind::Stalled);
+    assert!(begun.elapsed() < Duration::from_secs(10));
 }

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tidegate_values::excerpt;
 use tokio::{
     select,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::connection::Connection;
@@ -157,13 +157,15 @@ impl Connection {
     }
 }
 
-/// Reads an answer's body to its end, so that the connection can serve again; its beginning, fit to be shown.
+/// Reads an answer's body to its end, so that the connection can serve again; its beginning, fit to be shown. All of it within
+/// that time: a byte now and then, or frames that hold none, would go on for ever.
 async fn read(body: Incoming, within: Duration) -> Result<String, Trouble> {
     let mut body = pin!(body);
     let mut kept = Vec::new();
     let mut length = 0;
+    let end = Instant::now() + within;
     loop {
-        let frame = timeout(within, std::future::poll_fn(|context| body.as_mut().poll_frame(context))).await;
+        let frame = timeout_at(end, std::future::poll_fn(|context| body.as_mut().poll_frame(context))).await;
         match frame {
             Err(_) => return Err(Trouble::new(Kind::Stalled, format!("the answer was not over within {within:?}"))),
             Ok(None) => break,
