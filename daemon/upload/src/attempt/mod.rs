@@ -402,6 +402,7 @@ impl<'a> Attempt<'a> {
         let request = request(builder, body)?;
         let hold = Hold::default();
         let clocks = self.clocks();
+        let before = self.slots.written();
         let mut given = Given::default();
         let answered = {
             let producer = Producer {
@@ -418,7 +419,9 @@ impl<'a> Attempt<'a> {
         if hold.was_slow() {
             self.server.borrow_mut().count(Kind::Slow);
         }
-        let answer = answered?;
+        let mut answer = answered?;
+        // Pieces that a connection still has are in the way of the next ones, and for a good answer they are too many.
+        answer.early |= self.slots.written() - before < given.bytes;
         self.keep(connection, &answer);
         if !answer.early {
             return Ok((answer, given));

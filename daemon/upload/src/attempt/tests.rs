@@ -507,3 +507,19 @@ fn an_answer_that_drips_is_not_waited_for_without_end() {
     assert_eq!(stage.attempt_at(&endpoint, &mut stage.job()).unwrap_err().kind, Kind::Stalled);
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
+
+#[test]
+fn a_server_that_is_content_before_it_was_sent_everything_is_not_believed() {
+    // More than sockets hold.
+    let stage = Stage::new(&random(12_000_000), Protocol::Http, Compression::None, Mood::default());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint: Uri = format!("http://{}/files", listener.local_addr().unwrap()).parse().unwrap();
+    std::thread::spawn(move || {
+        use std::io::Write as _;
+        let (mut stream, _) = listener.accept().unwrap();
+        let _head = stream.read(&mut [0; 1000]).unwrap();
+        stream.write_all(b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n").unwrap();
+        std::thread::sleep(Duration::from_secs(10));
+    });
+    assert_eq!(stage.attempt_at(&endpoint, &mut stage.job()).unwrap_err().kind, Kind::EarlyAnswer);
+}
