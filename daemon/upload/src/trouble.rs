@@ -179,6 +179,18 @@ impl Kind {
         matches!(self, Self::FrameDiffers | Self::LengthWanted | Self::Unreadable | Self::Changed | Self::Vanished)
     }
 
+    /// Whether it is about the file at the gateway, and came before or without a word from the endpoint.
+    #[must_use]
+    pub const fn says_nothing_of_the_endpoint(self) -> bool {
+        matches!(self, Self::Busy | Self::Unreadable | Self::Changed | Self::Vanished)
+    }
+
+    /// Whether an attempt goes on from what the server has.
+    #[must_use]
+    pub const fn keeps_what_is_there(self) -> bool {
+        matches!(self.verdict(1), Verdict::Again)
+    }
+
     /// What follows, after this many of this kind in a row for the file, without progress between, this one included.
     #[must_use]
     pub const fn verdict(self, in_a_row: u32) -> Verdict {

@@ -11,6 +11,8 @@
 mod gate;
 mod intake;
 mod listing;
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::{Cell, RefCell},
@@ -385,6 +387,8 @@ impl Engine {
             Err(trouble) => trouble,
         };
         let now = Instant::now();
+        // What is thrown away was no progress: else a file whose end is always wrong would be sent for ever, and at once.
+        let progressed = progressed && trouble.kind.keeps_what_is_there();
         let in_a_row = job.failed(&trouble, progressed);
         let verdict = trouble.kind.verdict(in_a_row);
         let mut server = self.server.borrow_mut();
@@ -397,18 +401,19 @@ impl Engine {
         self.metered = trouble.kind == Kind::Metered;
         if self.metered {
             self.breaker.abandoned(running.leave);
-            self.not_before = now + METERED_WAIT;
+            self.not_before = self.not_before.max(now + METERED_WAIT);
         } else {
-            if progressed || !trouble.kind.is_of_the_endpoint() {
+            if trouble.status == 0 && trouble.kind.says_nothing_of_the_endpoint() {
+                self.breaker.abandoned(running.leave);
+            } else if progressed || !trouble.kind.is_of_the_endpoint() {
                 self.breaker.succeeded();
             } else {
                 self.breaker.failed(running.leave, now.into_std(), fastrand::u64(..));
             }
-            if trouble.kind.is_of_the_file() {
-                self.not_before = now;
-            } else {
+            if !trouble.kind.is_of_the_file() {
                 let wait = self.backoff.failed(progressed, trouble.retry_after, fastrand::u64(..));
-                self.not_before = now + wait;
+                // With several files under way, what one of them has to wait for is not cut short by another one.
+                self.not_before = self.not_before.max(now + wait);
                 self.last_error = Some(trouble.text.clone());
             }
         }

@@ -1,0 +1,192 @@
+use std::{fs, fs::File, os::fd::AsFd as _};
+
+use tempfile::TempDir;
+use tokio::sync::{mpsc, watch};
+
+use super::*;
+use crate::{
+    outbox::Identity,
+    settings::{After, Compression, Credentials, HttpVersion, Verify},
+    window::Windows,
+};
+
+struct Nothing;
+
+impl Credentials for Nothing {
+    fn tls(&self) -> Result<rustls::ClientConfig, String> {
+        Err("no TLS here".to_owned())
+    }
+
+    fn authorization(&self) -> Result<Option<http::HeaderValue>, String> {
+        Ok(None)
+    }
+
+    fn explain(&self, error: &rustls::Error) -> String {
+        error.to_string()
+    }
+}
+
+/// An engine whose loop nobody runs, and its outbox. There is no server: attempts end as tests say.
+struct Stage {
+    dir: TempDir,
+    engine: Engine,
+    events: mpsc::Receiver<Event>,
+    _others: (watch::Sender<Arc<Settings>>, watch::Sender<bool>, watch::Receiver<UploadStatus>),
+}
+
+impl Stage {
+    /// Within a runtime.
+    fn new(change: impl FnOnce(&mut Settings)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = dir.path().join("outbox");
+        fs::create_dir(&outbox).unwrap();
+        let second = Duration::from_secs(1);
+        let mut settings = Settings {
+            gateway: "gw-7".to_owned(),
+            outboxes: vec![outbox],
+            state_dir: dir.path().join("state"),
+            endpoint: Some("http://127.0.0.1:9/files".parse().unwrap()),
+            protocol: Protocol::Tus,
+            http: HttpVersion::Auto,
+            part_size_bytes: 64 << 20,
+            compression: Compression::None,
+            rate_limit: None,
+            windows: Windows::default(),
+            concurrency: 1,
+            metered: tidegate_values::Patterns::default(),
+            splay: Duration::ZERO,
+            settle: second,
+            after: After::Remove,
+            verify: Verify::No,
+            proxy: None,
+            connect_within: second,
+            progress_within: second,
+            total_within: second,
+            credentials: Arc::new(Nothing),
+        };
+        change(&mut settings);
+        let (settings, told) = watch::channel(Arc::new(settings));
+        let (first, wanted) = watch::channel(false);
+        let (status, shown) = watch::channel(UploadStatus::default());
+        let (telling, events) = mpsc::channel(crate::event::EVENTS);
+        let ports = Ports {
+            settings: told,
+            orders: mpsc::channel(1).1,
+            asks: mpsc::channel(1).1,
+            status,
+            events: telling,
+            first: wanted,
+            shutdown: CancellationToken::new(),
+        };
+        let engine = Engine::new(ports, Backend::Threads);
+        Self { dir, engine, events, _others: (settings, first, shown) }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("outbox").join(name)
+    }
+
+    /// Puts a file there that has long been settled.
+    fn put(&self, name: &str, content: &str) {
+        fs::write(self.path(name), content).unwrap();
+    }
+
+    /// Looks at the outbox as the loop does.
+    fn look(&mut self) {
+        let settings = Arc::clone(&self.engine.settings);
+        self.engine.intake.follow(&settings);
+        self.engine.intake.refresh(&settings, Instant::now());
+    }
+
+    /// Takes the next file and has an attempt with it end so; its name.
+    fn attempt(&mut self, result: Result<Arrived, Trouble>, progressed: bool) -> Option<String> {
+        let (taken, job) = self.engine.next_job()?;
+        let leave = self.engine.breaker.attempt(Instant::now().into_std()).unwrap();
+        let name = job.name.clone();
+        self.engine.running.push(Running {
+            key: taken.key,
+            outbox: job.outbox.clone(),
+            name: name.clone(),
+            bytes: job.identity.size,
+            priority: taken.priority,
+            attempts: 1,
+            last_error: None,
+            progress: Rc::new(Progress::new()),
+            stop: CancellationToken::new(),
+            yields: Rc::default(),
+            leave,
+        });
+        self.engine.ended(taken.key, job, Some(Ended { result, progressed }));
+        while let Some(untold) = self.engine.untold.pop_front() {
+            self.engine.ports.events.try_send(untold.event.clone()).unwrap();
+            self.engine.let_go(untold);
+        }
+        Some(name)
+    }
+
+    fn told(&mut self) -> Vec<Outcome> {
+        std::iter::from_fn(|| self.events.try_recv().ok()).map(|event| event.state).collect()
+    }
+}
+
+fn trouble(kind: Kind) -> Trouble {
+    Trouble::new(kind, "as a test wants it")
+}
+
+/// Long enough for a file to settle.
+async fn settled() {
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+}
+
+#[tokio::test]
+async fn a_file_whose_end_is_always_wrong_is_put_aside_though_each_attempt_sends_all_of_it() {
+    let mut stage = Stage::new(|_| ());
+    stage.put("a", "content");
+    stage.look();
+    settled().await;
+    stage.look();
+    for _ in 0..2 {
+        let before = Instant::now();
+        assert_eq!(stage.attempt(Err(trouble(Kind::Corrupted)), true).as_deref(), Some("a"));
+        assert!(stage.engine.not_before >= before);
+    }
+    stage.attempt(Err(trouble(Kind::Corrupted)), true);
+    assert_eq!(stage.told(), [Outcome::Restarted, Outcome::Restarted, Outcome::Parked]);
+    stage.look();
+    assert_eq!(stage.attempt(Ok(Arrived::Whole), true), None);
+}
+
+#[tokio::test]
+async fn what_a_server_asks_for_is_waited_out_whatever_becomes_of_other_files() {
+    let mut stage = Stage::new(|settings| settings.concurrency = 4);
+    for name in ["a", "b", "c", "d"] {
+        stage.put(name, "content");
+    }
+    stage.look();
+    settled().await;
+    stage.look();
+    let until = Instant::now() + Duration::from_mins(10);
+    let busy = Trouble { retry_after: Some(Duration::from_mins(10)), status: 503, ..trouble(Kind::Unavailable) };
+    stage.attempt(Err(busy), false);
+    for kind in [Kind::Changed, Kind::EarlyClose, Kind::Metered] {
+        stage.attempt(Err(trouble(kind)), true);
+        assert!(stage.engine.not_before >= until, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_vanishes_says_nothing_about_the_endpoint() {
+    let mut stage = Stage::new(|_| ());
+    for name in ["a", "b"] {
+        stage.put(name, "content");
+    }
+    stage.look();
+    settled().await;
+    stage.look();
+    for _ in 1..crate::breaker::FAILURES {
+        stage.attempt(Err(trouble(Kind::Connect)), false);
+    }
+    stage.attempt(Err(trouble(Kind::Vanished)), false);
+    stage.attempt(Err(trouble(Kind::Connect)), false);
+    assert!(stage.engine.breaker.is_broken());
+}
