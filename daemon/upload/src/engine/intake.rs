@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Files that are known to be next; when they are through it is looked again.
-const MOST_CANDIDATES: usize = 256;
+pub(super) const MOST_CANDIDATES: usize = 256;
 /// Files that need a person and are named in the status.
 const MOST_NAMED: usize = 10;
 /// Between two attempts to open what could not be opened.

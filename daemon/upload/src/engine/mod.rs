@@ -36,7 +36,7 @@ use tracing::{debug, info, warn};
 
 use self::{
     gate::{Facts, Gate},
-    intake::{Intake, Leftover, Taken},
+    intake::{Intake, Leftover, MOST_CANDIDATES, Taken},
 };
 use crate::{
     attempt::{Arrived, Attempt, Ended, Server},
@@ -129,6 +129,9 @@ struct Engine {
     running: Vec<Running>,
     /// Begun, and between two attempts.
     kept: VecDeque<(Key, Job)>,
+    /// Troubles of files that there was no room to keep: without them, those that only time mends would always come before all
+    /// others, and those that are to be put aside never would be.
+    troubled: VecDeque<(Key, (Kind, u32))>,
     untold: VecDeque<Untold>,
     not_before: Instant,
     metered: bool,
@@ -159,6 +162,7 @@ impl Engine {
             attempts: JoinSet::new(),
             running: Vec::new(),
             kept: VecDeque::new(),
+            troubled: VecDeque::new(),
             untold: VecDeque::new(),
             not_before: now,
             metered: false,
@@ -274,23 +278,34 @@ impl Engine {
         })
     }
 
+    /// Whether a file is under way, or at its end.
+    fn is_busy(&self, key: Key) -> bool {
+        self.running.iter().any(|running| running.key == key) || self.untold.iter().any(|untold| untold.key == key)
+    }
+
+    /// How often a file failed in a row.
+    fn troubles(&self, key: Key) -> u32 {
+        let kept = self.kept.iter().find(|kept| kept.0 == key).map(|(_, job)| job.in_a_row);
+        let troubled = || self.troubled.iter().find(|troubled| troubled.0 == key).map(|troubled| troubled.1);
+        kept.unwrap_or_else(troubled).map_or(0, |(_, count)| count)
+    }
+
     /// The best file that is not under way, with what is known of it.
     fn next_job(&mut self) -> Option<(Taken, Job)> {
-        let busy = |key: Key| {
-            self.running.iter().any(|running| running.key == key) || self.untold.iter().any(|untold| untold.key == key)
-        };
-        let troubles = |key: Key| {
-            let kept = self.kept.iter().find(|kept| kept.0 == key);
-            kept.and_then(|(_, job)| job.in_a_row).map_or(0, |(_, count)| count)
-        };
-        let taken = self.intake.best(busy, troubles)?;
-        let kept = self.kept.iter().position(|kept| kept.0 == taken.key).and_then(|at| self.kept.remove(at));
-        let job = match kept {
-            // Its mode or its name may have been changed since, which changes nothing of its content.
-            Some((_, job)) => Job { identity: taken.identity(), ..job },
-            None => self.intake.job(&taken)?,
-        };
-        Some((taken, job))
+        loop {
+            let taken = self.intake.best(|key| self.is_busy(key), |key| self.troubles(key))?;
+            if let Some(at) = self.kept.iter().position(|kept| kept.0 == taken.key) {
+                let (_, job) = self.kept.remove(at)?;
+                // Its mode or its name may have been changed since, which changes nothing of its content.
+                return Some((taken.clone(), Job { identity: taken.identity(), ..job }));
+            }
+            // One that cannot be taken just now is not in the way of the others.
+            if let Some(mut job) = self.intake.job(&taken) {
+                let before = self.troubled.iter().position(|troubled| troubled.0 == taken.key);
+                job.in_a_row = before.and_then(|at| self.troubled.remove(at)).map(|troubled| troubled.1);
+                return Some((taken, job));
+            }
+        }
     }
 
     /// A file that was begun and is gone, or is another one by now, is not waited for.
@@ -348,8 +363,7 @@ impl Engine {
 
     /// Where all places are taken and a file of more importance waits, the least important one gives way after its part.
     fn let_more_important_ones_through(&mut self) {
-        let busy = |key: Key| self.running.iter().any(|running| running.key == key);
-        let waiting = self.intake.best(busy, |_| 0).map(|taken| taken.priority);
+        let waiting = self.intake.best(|key| self.is_busy(key), |_| 0).map(|taken| taken.priority);
         let full = self.running.len() >= self.settings.concurrency;
         let least = self.running.iter().map(|running| running.priority).max();
         let gives_way = full && waiting.zip(least).is_some_and(|(waiting, least)| waiting < least);
@@ -427,8 +441,13 @@ impl Engine {
     }
 
     fn keep(&mut self, key: Key, job: Job) {
-        if self.kept.len() == MOST_KEPT {
-            self.kept.pop_front();
+        if self.kept.len() == MOST_KEPT
+            && let Some((key, Job { in_a_row: Some(in_a_row), .. })) = self.kept.pop_front()
+        {
+            if self.troubled.len() == MOST_CANDIDATES {
+                self.troubled.pop_front();
+            }
+            self.troubled.push_back((key, in_a_row));
         }
         self.kept.push_back((key, job));
     }
@@ -558,6 +577,7 @@ impl Engine {
                 self.breaker.succeeded();
                 self.backoff.reset();
                 self.kept.iter_mut().for_each(|(_, job)| job.in_a_row = None);
+                self.troubled.clear();
                 let _nobody_waits = reply.send(parked);
             }
         }

@@ -190,3 +190,41 @@ async fn a_file_that_vanishes_says_nothing_about_the_endpoint() {
     stage.attempt(Err(trouble(Kind::Connect)), false);
     assert!(stage.engine.breaker.is_broken());
 }
+
+#[tokio::test]
+async fn many_files_that_are_refused_keep_no_other_from_its_turn_and_are_put_aside() {
+    let mut stage = Stage::new(|_| ());
+    let files = MOST_KEPT + 5;
+    for index in 0..files {
+        stage.put(&format!("a{index:03}"), "content");
+    }
+    stage.look();
+    settled().await;
+    stage.look();
+    let refused = || Err(trouble(Kind::Refused));
+    let mut names: Vec<String> = (0..files).map(|_| stage.attempt(refused(), false).unwrap()).collect();
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), files, "each one once");
+    for _ in 0..2 * files {
+        assert!(stage.attempt(refused(), false).is_some());
+        stage.told();
+    }
+    assert_eq!(stage.engine.counters.parked["refused"], files as u64);
+    assert_eq!(stage.attempt(refused(), false), None);
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_taken_just_now_is_not_in_the_way() {
+    let mut stage = Stage::new(|_| ());
+    stage.put("a", "content");
+    settled().await;
+    stage.put("b", "content");
+    stage.look();
+    settled().await;
+    stage.look();
+    // After the look, so that this one still seems to be the best.
+    fs::write(stage.path("a.meta.json"), "no sidecar").unwrap();
+    assert_eq!(stage.attempt(Ok(Arrived::Whole), true).as_deref(), Some("b"));
+    assert!(stage.path("a").exists() && !stage.path("b").exists());
+}
