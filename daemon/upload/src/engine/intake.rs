@@ -264,17 +264,19 @@ impl Intake {
 
     // -- What becomes of it
 
-    /// Does with a file that arrived what is to be done with it.
-    pub(super) fn put_away(&mut self, key: Key, job: &Job, after: After) {
+    /// Does with a file that arrived what is to be done with it. Whether that is done, or noted: until then its journal alone knows
+    /// that it has arrived.
+    pub(super) fn put_away(&mut self, key: Key, job: &Job, after: After) -> bool {
         self.drop_candidate(key);
-        let Some(folder) = self.folders.iter().flatten().find(|folder| folder.path() == job.outbox) else { return };
+        let folder = self.folders.iter().flatten().find(|folder| folder.path() == job.outbox);
+        let Some(folder) = folder else { return false };
         match finish(folder, &job.name, &job.identity, job.sidecar.as_ref(), after) {
             Ok(Finished::Kept) => self.note(key, job.identity, Verdict::Kept),
-            Ok(Finished::Removed | Finished::Moved(_) | Finished::Another | Finished::Vanished) => {}
+            Ok(Finished::Removed | Finished::Moved(_) | Finished::Another | Finished::Vanished) => true,
             Err(error) => {
                 warn!(%error, name = job.name, "a file was sent and cannot be put away");
-                self.note(key, job.identity, Verdict::Stuck);
                 self.dirty = true;
+                self.note(key, job.identity, Verdict::Stuck)
             }
         }
     }
@@ -302,7 +304,9 @@ impl Intake {
             };
             self.unwritten.retain(|(key, ..)| *key != stuck.key);
             match verdict {
-                Some(verdict) => self.note(stuck.key, stuck.identity, verdict),
+                Some(verdict) => {
+                    self.note(stuck.key, stuck.identity, verdict);
+                }
                 None => {
                     if let Some(Err(error)) = self.ledger.as_mut().map(|ledger| ledger.forget(stuck.key)) {
                         warn!(%error, "the ledger of uploads cannot be written");
@@ -319,17 +323,20 @@ impl Intake {
         self.scan.waiting_bytes = self.scan.waiting_bytes.saturating_sub(gone.identity.size);
     }
 
-    fn note(&mut self, key: Key, identity: Identity, verdict: Verdict) {
+    /// Notes what became of a file; whether a start after a crash finds that.
+    fn note(&mut self, key: Key, identity: Identity, verdict: Verdict) -> bool {
         let written = match &mut self.ledger {
             Some(ledger) => ledger.put(key, &identity, verdict).map_err(|error| error.to_string()),
             None => Err("the ledger of uploads is not open".to_owned()),
         };
+        let is_written = written.is_ok();
         if let Err(error) = written {
             warn!(error, "what became of a file is remembered in memory only");
             self.unwritten.push((key, identity, verdict));
             self.blocked = (self.unwritten.len() >= MOST_UNWRITTEN).then_some(error);
             self.retry_at.get_or_insert_with(|| Instant::now() + RETRY);
         }
+        is_written
     }
 
     /// Has those that were put aside tried again; how many those were.

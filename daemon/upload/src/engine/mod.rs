@@ -504,8 +504,8 @@ impl Engine {
         match then {
             Then::PutAway => {
                 self.remember(&job, event);
-                self.intake.put_away(key, &job, self.settings.after);
-                if let Some(journal) = job.journal.take()
+                let is_done = self.intake.put_away(key, &job, self.settings.after);
+                if let Some(journal) = job.journal.take().filter(|_| is_done)
                     && let Err(error) = journal.remove()
                 {
                     warn!(%error, name = job.name, "the journal of an upload cannot be removed");

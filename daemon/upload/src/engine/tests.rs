@@ -228,3 +228,51 @@ async fn a_file_that_cannot_be_taken_just_now_is_not_in_the_way() {
     assert_eq!(stage.attempt(Ok(Arrived::Whole), true).as_deref(), Some("b"));
     assert!(stage.path("a").exists() && !stage.path("b").exists());
 }
+
+/// A journal of a file that has arrived.
+fn arrived(stage: &Stage, name: &str) -> (Key, PathBuf, Job) {
+    let path = stage.dir.path().join("state/0123456789abcdef.journal");
+    let file = File::open(stage.path(name)).unwrap();
+    let identity = Identity::of(file.as_fd()).unwrap();
+    let outbox = stage.dir.path().join("outbox");
+    let begin = crate::journal::Begin {
+        outbox: outbox.clone(),
+        name: name.to_owned(),
+        identity,
+        sha256: tidegate_values::Digest::of(b"content"),
+        target: "tus http://127.0.0.1:9/files".to_owned(),
+        coding: "identity".to_owned(),
+        level: 0,
+        codec_version: 0,
+        frame_bytes: 262_144,
+        length: Some(7),
+    };
+    let mut journal = crate::journal::Journal::create(&path, begin, false).unwrap();
+    journal.finished(false).unwrap();
+    let mut job =
+        Job::new(outbox, name.to_owned(), identity, Box::new(move || Ok(file.try_clone().unwrap())), path.clone());
+    job.journal = Some(journal);
+    (Key(7), path, job)
+}
+
+#[tokio::test]
+async fn that_a_file_has_arrived_is_known_until_it_is_put_away() {
+    let mut stage = Stage::new(|_| ());
+    stage.put("a", "content");
+    stage.look();
+    let (key, path, job) = arrived(&stage, "a");
+    // Its outbox is not there: another disk is to be mounted.
+    let outbox = stage.dir.path().join("outbox");
+    fs::rename(&outbox, stage.dir.path().join("elsewhere")).unwrap();
+    stage.look();
+    let event = Engine::event(&job, Outcome::Sent, None);
+    stage.engine.let_go(Untold { key, job, event, then: Then::PutAway });
+    assert!(path.exists(), "it would be sent again");
+
+    fs::rename(stage.dir.path().join("elsewhere"), &outbox).unwrap();
+    stage.look();
+    let (key, path, job) = arrived(&stage, "a");
+    let event = Engine::event(&job, Outcome::Sent, None);
+    stage.engine.let_go(Untold { key, job, event, then: Then::PutAway });
+    assert!(!path.exists() && !stage.path("a").exists());
+}
