@@ -224,6 +224,9 @@ impl Engine {
         for leftover in self.intake.leftovers() {
             self.take_over(leftover);
         }
+        if self.untold.is_empty() {
+            self.intake.all_is_told();
+        }
         if looked {
             self.look_after_what_was_begun();
         }

@@ -276,3 +276,13 @@ async fn that_a_file_has_arrived_is_known_until_it_is_put_away() {
     stage.engine.let_go(Untold { key, job, event, then: Then::PutAway });
     assert!(!path.exists() && !stage.path("a").exists());
 }
+
+#[tokio::test]
+async fn what_an_earlier_run_took_aside_comes_back_though_nothing_is_told() {
+    let mut stage = Stage::new(|_| ());
+    let aside = stage.path(".tidegate-sent");
+    fs::create_dir(&aside).unwrap();
+    fs::write(aside.join("a"), "content").unwrap();
+    stage.engine.step();
+    assert!(stage.path("a").exists());
+}
