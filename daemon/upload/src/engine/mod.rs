@@ -317,10 +317,11 @@ impl Engine {
             match job.is_there() {
                 Ok(()) => self.kept.push_back((key, job)),
                 Err(_) if job.journal.is_none() => {}
-                Err(trouble) => {
-                    let reason = if trouble.kind == Kind::Vanished { Reason::Vanished } else { Reason::Changed };
-                    self.park(key, job, &trouble, reason);
-                }
+                Err(trouble) => match trouble.kind.verdict(1) {
+                    Verdict::Park(reason) => self.park(key, job, &trouble, reason),
+                    // It cannot be opened for now.
+                    Verdict::Again | Verdict::Restart => self.kept.push_back((key, job)),
+                },
             }
         }
     }

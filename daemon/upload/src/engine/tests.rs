@@ -286,3 +286,16 @@ async fn what_an_earlier_run_took_aside_comes_back_though_nothing_is_told() {
     stage.engine.step();
     assert!(stage.path("a").exists());
 }
+
+#[tokio::test]
+async fn what_was_begun_is_not_given_up_because_it_cannot_be_opened_for_now() {
+    let mut stage = Stage::new(|_| ());
+    stage.put("a", "content");
+    stage.look();
+    let (key, path, mut job) = arrived(&stage, "a");
+    job.open = Box::new(|| Err(trouble(Kind::Busy)));
+    stage.engine.keep(key, job);
+    stage.engine.look_after_what_was_begun();
+    assert_eq!(stage.engine.kept.len(), 1);
+    assert!(path.exists() && stage.engine.untold.is_empty());
+}
