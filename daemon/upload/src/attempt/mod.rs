@@ -843,9 +843,18 @@ impl<'a> Attempt<'a> {
 
     /// Tells the server that nobody will go on with what was begun, where it wants to know.
     pub(crate) async fn give_up(mut self, location: &str) {
-        let can = self.server.borrow().abilities.is_some_and(|abilities| abilities.termination);
-        let Some(location) = location.parse::<Uri>().ok().filter(|_| can) else { return };
-        if let Err(trouble) = self.ask(&location, tus::terminate).await {
+        let Ok(location) = location.parse::<Uri>() else { return };
+        let removed = async {
+            // Asked anew after an answer that was none of the best, and after a start.
+            if self.abilities().await?.termination {
+                let (answer, _) = self.ask(&location, tus::terminate).await?;
+                if !answer.status.is_success() {
+                    return Err(answer.trouble(true));
+                }
+            }
+            Ok(())
+        };
+        if let Err(trouble) = removed.await {
             tracing::debug!(%trouble, "an upload that is given up cannot be removed from the server");
         }
     }

@@ -523,3 +523,28 @@ fn a_server_that_is_content_before_it_was_sent_everything_is_not_believed() {
     });
     assert_eq!(stage.attempt_at(&endpoint, &mut stage.job()).unwrap_err().kind, Kind::EarlyAnswer);
 }
+
+#[test]
+fn what_is_given_up_is_removed_from_the_server_also_by_one_that_has_not_asked_it_before() {
+    for (extensions, left) in [(ALL, 0), ("creation", 1)] {
+        let stage = Stage::new(
+            &text(900_000),
+            Protocol::Tus,
+            Compression::None,
+            Mood { cut_after: Some(300_000), ..mood(extensions) },
+        );
+        let mut job = stage.job();
+        assert!(stage.attempt(&mut job).is_err());
+        stage.server.set(|mood| mood.cut_after = None);
+        stage.kept.borrow_mut().ask_again();
+        let location = job.journal.unwrap().known().location.clone().unwrap();
+        let backend = choose(IoPreference::Auto).unwrap().backend;
+        let (endpoint, mut nobody) = (stage.server.url(), Job::nobody());
+        let (_important, first) = watch::channel(false);
+        let (pacing, progress, yields) = (Pacing::new(first, None), Progress::new(), Cell::new(false));
+        let attempt =
+            Attempt::new(&stage.settings, &endpoint, backend, &mut nobody, &stage.kept, &pacing, &progress, &yields);
+        block_on(backend, attempt.give_up(&location)).unwrap();
+        assert_eq!(stage.server.state.lock().unwrap().uploads.len(), left, "{extensions}");
+    }
+}
