@@ -32,6 +32,9 @@ pub(super) const MOST_CANDIDATES: usize = 256;
 const MOST_NAMED: usize = 10;
 /// Between two attempts to open what could not be opened.
 const RETRY: Duration = Duration::from_secs(30);
+/// How much longer than a look takes nothing is looked at after it, however much changes: to look at a full outbox takes long,
+/// and nothing is sent meanwhile.
+const REST: u32 = 9;
 /// Verdicts that the ledger did not take and that are remembered here.
 const MOST_UNWRITTEN: usize = 256;
 /// Journals that are looked at when the engine starts: there are as many as files were begun and did not arrive.
@@ -56,6 +59,8 @@ pub(super) struct Intake {
     /// Something has changed since the last scan.
     dirty: bool,
     settles_at: Option<Instant>,
+    /// So that looks leave most of the time to what is sent.
+    rests_until: Option<Instant>,
     retry_at: Option<Instant>,
     /// What an earlier run left behind was looked at, and what it took aside was put back.
     recovered: bool,
@@ -100,6 +105,7 @@ impl Intake {
             scan: Scan::default(),
             dirty: true,
             settles_at: None,
+            rests_until: None,
             retry_at: None,
             recovered: false,
             put_back: false,
@@ -138,11 +144,15 @@ impl Intake {
             self.open(settings, now);
         }
         let through = self.scan.candidates.is_empty() && self.scan.waiting_files > self.scan.unsettled_files;
-        let looks = self.dirty || due(self.settles_at) || through;
+        let wanted = self.dirty || due(self.settles_at);
+        let rests = self.rests_until.filter(|until| wanted && *until > now);
+        let looks = through || (wanted && rests.is_none());
         if looks {
             self.look(settings, now);
+            self.rests_until = Some(Instant::now() + now.elapsed() * REST);
         }
-        (looks, [self.settles_at, self.retry_at].into_iter().flatten().min())
+        let settles_at = if rests.is_some() && !looks { rests } else { self.settles_at };
+        (looks, [settles_at, self.retry_at].into_iter().flatten().min())
     }
 
     /// Whether outboxes are still the folders that they were; only asked where something has changed.
