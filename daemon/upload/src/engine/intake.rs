@@ -1,6 +1,7 @@
 //! What lies in the outboxes and is to be sent, and what becomes of it there.
 
 use std::{
+    cell::RefCell,
     fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt as _,
@@ -14,7 +15,7 @@ use tracing::{info, warn};
 use crate::{
     job::Job,
     journal::Journal,
-    ledger::{Key, Ledger, Parking, Reason, Salt, Verdict},
+    ledger::{Key, Ledger, MAX_ENTRIES, Parking, Reason, Salt, Verdict},
     outbox::{
         Finished, Folder, Identity, Priority, Unusable, finish, recover_leftovers,
         scan::{Candidate, Moment, Most, Scan, Scanner},
@@ -51,6 +52,8 @@ pub(super) struct Intake {
     ledger: Option<Ledger>,
     /// What the ledger did not take.
     unwritten: Vec<(Key, Identity, Verdict)>,
+    /// With so many files in the ledger it is looked at which of them are still there.
+    pub(super) sweeps_from: usize,
     /// Why nothing can be begun.
     blocked: Option<String>,
     /// Why an outbox is not looked into, or not as it should be.
@@ -100,6 +103,7 @@ impl Intake {
             scanner: Scanner::new(settings.settle),
             ledger: None,
             unwritten: Vec::new(),
+            sweeps_from: MAX_ENTRIES / 4 * 3,
             blocked: None,
             faults: Vec::new(),
             scan: Scan::default(),
@@ -205,8 +209,9 @@ impl Intake {
     }
 
     fn look(&mut self, settings: &Settings, now: Instant) {
-        let Some(scan) = self.scanned(MOST_CANDIDATES, MOST_NAMED) else { return };
+        let Some((scan, seen)) = self.scanned(MOST_CANDIDATES, MOST_NAMED) else { return };
         self.scan = scan;
+        self.sweep(seen);
         self.put_away_what_stuck(settings);
         for (folder, errno) in &self.scan.failed {
             let name = self.outboxes.get(*folder).map_or_else(String::new, |outbox| outbox.display().to_string());
@@ -425,6 +430,12 @@ impl Intake {
         Ok(None)
     }
 
+    /// Files in the ledger.
+    #[cfg(test)]
+    pub(super) fn known_files(&self) -> usize {
+        self.ledger.as_ref().map_or(0, Ledger::len)
+    }
+
     // -- What is shown
 
     pub(super) fn blocked(&self) -> Option<String> {
@@ -445,17 +456,40 @@ impl Intake {
 
     /// A look for somebody who wants to see all, as far as that is bounded.
     pub(super) fn list(&mut self, limit: usize) -> (Scan, Vec<PathBuf>) {
-        (self.scanned(limit, limit).unwrap_or_default(), self.outboxes.clone())
+        (self.scanned(limit, limit).map(|(scan, _)| scan).unwrap_or_default(), self.outboxes.clone())
     }
 
-    fn scanned(&mut self, candidates: usize, named: usize) -> Option<Scan> {
+    /// Forgets files that are no longer in an outbox, when the ledger is getting full: what it is full of is no use, and without
+    /// room in it nothing could be sent any more.
+    fn sweep(&mut self, mut seen: Vec<Key>) {
+        let all_seen = !self.scan.is_capped && self.scan.failed.is_empty() && self.folders.iter().all(Option::is_some);
+        let Some(ledger) = self.ledger.as_mut().filter(|ledger| all_seen && ledger.len() >= self.sweeps_from) else {
+            return;
+        };
+        seen.sort_unstable();
+        match ledger.sweep(&|key| seen.binary_search(&key).is_ok()) {
+            Ok(0) => {}
+            Ok(count) => info!(count, "files that have left the outboxes are forgotten"),
+            Err(error) => warn!(%error, "files that have left the outboxes cannot be forgotten"),
+        }
+    }
+
+    /// A look, and which of the files the ledger knows.
+    fn scanned(&mut self, candidates: usize, named: usize) -> Option<(Scan, Vec<Key>)> {
         let ledger = self.ledger.as_ref()?;
         let unwritten = &self.unwritten;
+        let (collects, seen) = (ledger.len() >= self.sweeps_from, RefCell::new(Vec::new()));
         let known = |key: Key, identity: &Identity| {
             let here = unwritten.iter().find(|(other, ..)| *other == key).map(|(.., verdict)| *verdict);
-            here.or_else(|| ledger.find(key, identity))
+            let there = ledger.find(key, identity);
+            if there.is_some() && collects {
+                seen.borrow_mut().push(key);
+            }
+            here.or(there)
         };
-        Some(self.scanner.scan(&self.folders, ledger.salt(), &known, Most { candidates, named }, Moment::now()))
+        let most = Most { candidates, named };
+        let scan = self.scanner.scan(&self.folders, ledger.salt(), &known, most, Moment::now());
+        Some((scan, seen.into_inner()))
     }
 }
 

@@ -299,3 +299,26 @@ async fn what_was_begun_is_not_given_up_because_it_cannot_be_opened_for_now() {
     assert_eq!(stage.engine.kept.len(), 1);
     assert!(path.exists() && stage.engine.untold.is_empty());
 }
+
+#[tokio::test]
+async fn what_has_left_the_outbox_makes_room_in_the_ledger() {
+    let mut stage = Stage::new(|settings| settings.after = After::Keep);
+    stage.engine.intake.sweeps_from = 2;
+    for name in ["a", "b", "c"] {
+        stage.put(name, "content");
+    }
+    stage.look();
+    settled().await;
+    stage.look();
+    for _ in 0..3 {
+        stage.attempt(Ok(Arrived::Whole), true).unwrap();
+    }
+    assert_eq!(stage.engine.intake.known_files(), 3);
+    for name in ["a", "b"] {
+        fs::remove_file(stage.path(name)).unwrap();
+    }
+    settled().await;
+    stage.look();
+    assert_eq!(stage.engine.intake.known_files(), 1);
+    assert_eq!(stage.attempt(Ok(Arrived::Whole), true), None, "the one that is still there is not sent again");
+}
