@@ -126,7 +126,8 @@ impl Intake {
             self.folders = Rc::default();
             self.watch = Watch::new(&self.outboxes);
         }
-        (self.dirty, self.retry_at) = (true, None);
+        // What could not be opened is tried at once: that may be what was mended.
+        (self.dirty, self.retry_at) = (true, Some(Instant::now()));
     }
 
     /// Resolves when something was put into an outbox. Safe to cancel.
@@ -363,7 +364,7 @@ impl Intake {
             warn!(%error, "files that are put aside cannot be tried again");
             0
         });
-        (self.dirty, self.retry_at) = (true, None);
+        (self.dirty, self.retry_at) = (true, Some(Instant::now()));
         (here + there) as u64
     }
 

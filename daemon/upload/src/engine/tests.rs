@@ -322,3 +322,15 @@ async fn what_has_left_the_outbox_makes_room_in_the_ledger() {
     assert_eq!(stage.engine.intake.known_files(), 1);
     assert_eq!(stage.attempt(Ok(Arrived::Whole), true), None, "the one that is still there is not sent again");
 }
+
+#[tokio::test]
+async fn what_could_not_be_opened_is_tried_again_after_a_change_of_settings() {
+    let mut stage = Stage::new(|_| ());
+    let state = stage.dir.path().join("state");
+    fs::write(&state, "in the place of a folder").unwrap();
+    stage.look();
+    assert!(stage.engine.intake.blocked().is_some());
+    fs::remove_file(&state).unwrap();
+    stage.look();
+    assert_eq!(stage.engine.intake.blocked(), None);
+}
