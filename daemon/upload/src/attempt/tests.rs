@@ -548,3 +548,29 @@ fn what_is_given_up_is_removed_from_the_server_also_by_one_that_has_not_asked_it
         assert_eq!(stage.server.state.lock().unwrap().uploads.len(), left, "{extensions}");
     }
 }
+
+#[test]
+fn a_server_of_http_2_may_send_little_unread_and_is_let_go_of_at_once() {
+    use std::io::Write as _;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint: Uri = format!("http://{}/files", listener.local_addr().unwrap()).parse().unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        // Settings that let nothing be sent: SETTINGS_INITIAL_WINDOW_SIZE (4) is 0 (RFC 9113, section 6.5.2).
+        stream.write_all(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0]).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut sent = Vec::new();
+        stream.read_to_end(&mut sent).expect("it ends");
+        sent
+    });
+    let mut stage = Stage::new(&text(900_000), Protocol::Http, Compression::None, Mood::default());
+    (stage.settings.http, stage.settings.progress_within) = (HttpVersion::Http2, Duration::from_secs(1));
+    assert_eq!(stage.attempt_at(&endpoint, &mut stage.job()).unwrap_err().kind, Kind::Stalled);
+    let sent = server.join().unwrap();
+    // The preface, and settings: length (3), type (1), flags (1), stream (4), then pairs of 2 and 4 bytes.
+    let frame = &sent[24..];
+    assert_eq!(frame[3], 4);
+    let length = usize::from(frame[2]);
+    let window = frame[9..9 + length].chunks(6).find(|pair| pair[..2] == [0, 4]).unwrap();
+    assert_eq!(window[2..], (64_u32 << 10).to_be_bytes());
+}

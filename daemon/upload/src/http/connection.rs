@@ -1,8 +1,12 @@
 //! One connection to a server, and who it is of.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use http::{HeaderValue, Request, Response, Uri, header};
@@ -10,7 +14,7 @@ use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
 };
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::{address::same_server, dial::dial};
 use crate::{
@@ -23,11 +27,14 @@ use crate::{
 const MOST_BUFFERED: usize = 64 * 1024;
 /// Longest list of headers in an answer, with HTTP/2.
 const MAX_HEADERS_BYTES: u32 = 16 * 1024;
+/// What a server may send before it is read, with HTTP/2: answers are short, and what is read back is read as it is compared.
+const WINDOW_BYTES: u32 = 64 * 1024;
 
 /// A connection. It ends when it is dropped, with whatever is under way on it.
 pub(crate) struct Connection {
     sender: Sender,
     driver: JoinHandle<()>,
+    tasks: Local,
     server: Uri,
     absolute: bool,
     authorization: Option<HeaderValue>,
@@ -39,15 +46,19 @@ enum Sender {
     Http2(http2::SendRequest<Pieces>),
 }
 
-/// Runs the tasks of a connection where it is: on this thread.
-#[derive(Clone, Copy)]
-struct Local;
+/// Runs the tasks of a connection where it is: on this thread, and no longer than it lives. Left alone they would go on until
+/// the server has read what they still have, and a server that never reads would be given another such task by each attempt.
+#[derive(Clone, Default)]
+struct Local(Rc<RefCell<Vec<AbortHandle>>>);
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
+        let task = tokio::task::spawn_local(async move {
             future.await;
         });
+        let mut tasks = self.0.borrow_mut();
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task.abort_handle());
     }
 }
 
@@ -62,10 +73,13 @@ impl Connection {
         let moved = Arc::new(AtomicU64::new(0));
         let dialled = dial(settings, uri, Arc::clone(&moved)).await?;
         let shaken = |error: hyper::Error| Trouble::new(Kind::EarlyClose, format!("{uri}: {error}"));
+        let tasks = Local::default();
         let (sender, driver) = if dialled.http2 {
-            let (sender, connection) = http2::Builder::new(Local)
+            let (sender, connection) = http2::Builder::new(tasks.clone())
                 .max_send_buf_size(MOST_BUFFERED)
                 .max_header_list_size(MAX_HEADERS_BYTES)
+                .initial_stream_window_size(WINDOW_BYTES)
+                .initial_connection_window_size(WINDOW_BYTES)
                 .handshake(dialled.io)
                 .await
                 .map_err(shaken)?;
@@ -77,7 +91,7 @@ impl Connection {
             let driver = tokio::task::spawn_local(async move { drop(connection.await) });
             (Sender::Http1(sender), driver)
         };
-        Ok(Self { sender, driver, server: uri.clone(), absolute: dialled.absolute, authorization, moved })
+        Ok(Self { sender, driver, tasks, server: uri.clone(), absolute: dialled.absolute, authorization, moved })
     }
 
     /// Whether requests to `uri` can go over it.
@@ -129,5 +143,8 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.driver.abort();
+        for task in self.tasks.0.borrow().iter() {
+            task.abort();
+        }
     }
 }
