@@ -465,12 +465,19 @@ impl<'a> Attempt<'a> {
         };
         self.progress.encoding.set(encoder.encoding().name());
         let (location, mut offset, mut length) = self.located(source, abilities).await?;
+        // Where the next part comes from, if the one before was taken whole: without a journal that is known from here only, short
+        // of making all again that was sent.
+        let mut following: Option<Cursor> = None;
         loop {
             let total = self.journal().known().begin.length;
             if Some(offset) == total && total == length {
                 break;
             }
-            let Some(mut cursor) = self.cursor(source, &mut encoder, offset).await? else {
+            let cursor = match following.take() {
+                Some(cursor) => Some(cursor).filter(|cursor| cursor.index < source.frames()),
+                None => self.cursor(source, &mut encoder, offset).await?,
+            };
+            let Some(mut cursor) = cursor else {
                 if let Some(length) = length.filter(|length| *length != offset) {
                     let text = format!("the server waits for {length} bytes, and all there are is {offset}");
                     return Err(Trouble::new(Kind::LyingOffset, text));
@@ -520,6 +527,7 @@ impl<'a> Attempt<'a> {
                 begun.elapsed(),
                 self.settings.part_size_bytes,
             );
+            following = Some(cursor).filter(|_| now == offset + given.bytes);
             offset = now;
             length = length.or(total);
             if self.yields.get() {

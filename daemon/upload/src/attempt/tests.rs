@@ -574,3 +574,23 @@ fn a_server_of_http_2_may_send_little_unread_and_is_let_go_of_at_once() {
     let window = frame[9..9 + length].chunks(6).find(|pair| pair[..2] == [0, 4]).unwrap();
     assert_eq!(window[2..], (64_u32 << 10).to_be_bytes());
 }
+
+#[test]
+fn parts_follow_one_another_whether_they_are_written_down_or_not() {
+    for (compression, coding) in [(Compression::None, "identity"), (Compression::Gzip(1), "gzip")] {
+        for extensions in [ALL, "creation", "creation,checksum"] {
+            for has_journal in [true, false] {
+                let content = text(2_500_000);
+                let mut stage = Stage::new(&content, Protocol::Tus, compression, mood(extensions));
+                // In the middle of frames, and of several.
+                stage.settings.part_size_bytes = 256 << 10;
+                let mut job = stage.job();
+                if !has_journal {
+                    job.journal_path = stage.dir.path().join("no-such-folder/journal");
+                }
+                assert_eq!(stage.bring(&mut job), [], "{coding} {extensions} {has_journal}");
+                assert!(decoded(&stage.server.only(), coding) == content, "{coding} {extensions} {has_journal}");
+            }
+        }
+    }
+}
