@@ -698,7 +698,7 @@ pub static KEYS: &[Key] = &[
         name: "upload.compression",
         about: "How content is encoded on the way, where that makes it smaller.",
         default: r#""zstd""#,
-        accepted: r#""zstd", "gzip", "none", or "zstd:N" or "gzip:N" with a level N from 1 (which is meant without it) to 9"#,
+        accepted: r#""zstd", "gzip", "none", or "zstd:N" with a level N from 1 (which is meant without it) to 3, or "gzip:N" with one to 9"#,
         effect: Effect::Live,
         reach: Reach::Remote,
         kind: Kind::Text,

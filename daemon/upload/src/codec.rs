@@ -24,7 +24,7 @@ pub const MOST_ENCODED_BYTES: usize = FRAME_BYTES + 4096;
 pub struct Encoding {
     /// Which.
     pub coding: Coding,
-    /// 1 to 9; 0 with [`Coding::Identity`].
+    /// As the coding counts them; 0 with [`Coding::Identity`].
     pub level: u8,
 }
 
@@ -208,7 +208,7 @@ mod tests {
     const ALL: [Encoding; 4] = [
         Encoding::IDENTITY,
         Encoding { coding: Coding::Zstd, level: 1 },
-        Encoding { coding: Coding::Zstd, level: 9 },
+        Encoding { coding: Coding::Zstd, level: 3 },
         Encoding { coding: Coding::Gzip, level: 1 },
     ];
 

@@ -290,7 +290,7 @@ fn a_server_that_tells_more_than_it_was_sent_is_not_believed() {
     let stage = Stage::new(&content, Protocol::Tus, Compression::None, Mood { cut_after: Some(300_000), ..mood(ALL) });
     let mut job = stage.job();
     assert!(stage.attempt(&mut job).is_err());
-    stage.server.set(|mood| mood.lies = 500_000);
+    stage.server.set(|mood| mood.lies = 700_000);
     assert_eq!(stage.attempt(&mut job).unwrap_err().kind, Kind::LyingOffset);
     // And after a part that went through.
     let stage = Stage::new(&content, Protocol::Tus, Compression::None, Mood { lies: 1, ..mood(ALL) });
