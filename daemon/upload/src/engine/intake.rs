@@ -431,6 +431,12 @@ impl Intake {
         Ok(None)
     }
 
+    /// As after a look that took long.
+    #[cfg(test)]
+    pub(super) const fn rest_until(&mut self, moment: Instant) {
+        self.rests_until = Some(moment);
+    }
+
     /// Files in the ledger.
     #[cfg(test)]
     pub(super) fn known_files(&self) -> usize {

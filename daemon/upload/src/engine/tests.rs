@@ -326,11 +326,25 @@ async fn what_has_left_the_outbox_makes_room_in_the_ledger() {
 #[tokio::test]
 async fn what_could_not_be_opened_is_tried_again_after_a_change_of_settings() {
     let mut stage = Stage::new(|_| ());
-    let state = stage.dir.path().join("state");
-    fs::write(&state, "in the place of a folder").unwrap();
+    let journals = stage.dir.path().join("state");
+    fs::write(&journals, "in the place of a folder").unwrap();
     stage.look();
     assert!(stage.engine.intake.blocked().is_some());
-    fs::remove_file(&state).unwrap();
+    fs::remove_file(&journals).unwrap();
     stage.look();
     assert_eq!(stage.engine.intake.blocked(), None);
+}
+
+#[tokio::test]
+async fn after_a_look_that_took_long_nothing_is_looked_at_for_longer() {
+    let mut stage = Stage::new(|_| ());
+    stage.look();
+    let settings = Arc::clone(&stage.engine.settings);
+    let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(9));
+    stage.engine.intake.follow(&settings);
+    stage.engine.intake.rest_until(later);
+    let (looked, again) = stage.engine.intake.refresh(&settings, now);
+    assert!(!looked);
+    assert_eq!(again, Some(later), "and then what has changed is seen");
+    assert!(stage.engine.intake.refresh(&settings, later).0);
 }
