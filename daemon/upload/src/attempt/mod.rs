@@ -402,7 +402,6 @@ impl<'a> Attempt<'a> {
         let request = request(builder, body)?;
         let hold = Hold::default();
         let clocks = self.clocks();
-        let before = self.slots.written();
         let mut given = Given::default();
         let answered = {
             let producer = Producer {

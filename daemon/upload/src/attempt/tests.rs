@@ -109,6 +109,21 @@ impl Stage {
         assert!(block_on(backend, attempt.run(async { tokio::time::sleep(after).await })).unwrap().is_none());
     }
 
+    /// An attempt that is told to stop once the server has so much.
+    fn attempt_until(&self, job: &mut Job, bytes: usize) {
+        let backend = choose(IoPreference::Auto).unwrap().backend;
+        let endpoint = self.server.url();
+        let (_important, first) = watch::channel(false);
+        let (pacing, progress, yields) = (Pacing::new(first, Some(1 << 20)), Progress::new(), Cell::new(false));
+        let attempt = Attempt::new(&self.settings, &endpoint, backend, job, &self.kept, &pacing, &progress, &yields);
+        let enough = async {
+            while progress.sent.get() < bytes as u64 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(block_on(backend, attempt.run(enough)).unwrap().is_none());
+    }
+
     /// Attempts until it is there; the kinds of trouble on the way.
     fn bring(&self, job: &mut Job) -> Vec<Kind> {
         let mut troubles = Vec::new();
@@ -125,6 +140,24 @@ impl Stage {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn what_was_sent_before_a_stop_is_counted_and_gone_on_from() {
+    for compression in [Compression::None, Compression::Zstd(1)] {
+        let content = random(2 << 20);
+        let stage = Stage::new(&content, Protocol::Tus, compression, mood(ALL));
+        let mut job = stage.job();
+        stage.attempt_until(&mut job, 1 << 20);
+        // The server sees the end of the connection a little later.
+        while stage.server.only().bytes.is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let before = stage.server.only().bytes.len() as u64;
+        assert!(job.sent_bytes >= before && job.farthest >= Some(before), "{before} of {:?}", job.farthest);
+        assert_eq!(stage.bring(&mut job), [], "the server is believed");
+        assert!(stage.server.only().bytes == content);
     }
 }
 

@@ -420,6 +420,7 @@ impl Engine {
         if self.metered {
             self.breaker.abandoned(running.leave);
             self.not_before = self.not_before.max(now + METERED_WAIT);
+            self.last_error = Some(trouble.text.clone());
         } else {
             if trouble.status == 0 && trouble.kind.says_nothing_of_the_endpoint() {
                 self.breaker.abandoned(running.leave);
