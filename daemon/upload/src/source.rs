@@ -2,8 +2,11 @@
 //!
 //! What the page cache has is read from there. What it has not is read past it (`O_DIRECT`) where the file system can, so that
 //! a large file does not push out what the gateway works with; where it cannot, what was read is given back (`fadvise`).
+//! The first frame of a large file that is not cached ends the looking there: a read that only looks (`RWF_NOWAIT`) makes
+//! Linux read ahead all the same, and so the file would be cached by asking whether it is.
 
 use std::{
+    cell::Cell,
     fs::{self, File},
     io::{self, IoSliceMut},
     os::{
@@ -36,6 +39,8 @@ pub(crate) struct Source {
     /// For what is not.
     stored: Stored,
     direct: bool,
+    /// Whether the page cache had all that was wanted so far.
+    cached: Cell<bool>,
     identity: Identity,
 }
 
@@ -48,7 +53,14 @@ impl Source {
             Some(direct) => direct,
             None => plain.try_clone().map_err(|error| unreadable(&error))?,
         };
-        let source = Self { backend, plain, stored: backend.adopt(stored), direct: is_direct, identity };
+        let source = Self {
+            backend,
+            plain,
+            stored: backend.adopt(stored),
+            direct: is_direct,
+            cached: Cell::new(true),
+            identity,
+        };
         source.check()?;
         Ok(source)
     }
@@ -71,13 +83,16 @@ impl Source {
     pub(crate) async fn read(&self, index: u64, slot: &mut Slotted) -> Result<(), Trouble> {
         let offset = index * FRAME_BYTES as u64;
         let wanted = usize::try_from(self.size().saturating_sub(offset)).unwrap_or(FRAME_BYTES).min(FRAME_BYTES);
-        if !self.read_cached(offset, wanted, slot).map_err(|error| unreadable(&error))? {
+        let large = self.size() >= DIRECT_FROM;
+        let looks = self.cached.get() || !large;
+        if !looks || !self.read_cached(offset, wanted, slot).map_err(|error| unreadable(&error))? {
+            self.cached.set(false);
             let mut buffer = slot.take_buffer();
             buffer.set_len(FRAME_BYTES);
             let (read, buffer) = self.backend.read(&self.stored, buffer, offset).await;
             slot.put_back(buffer);
             read.map_err(|error| unreadable(&error))?;
-            if !self.direct && self.size() >= DIRECT_FROM {
+            if large && !self.direct {
                 // Read once: whoever needs it again reads it again.
                 let _best_effort =
                     fadvise(&self.plain, offset, std::num::NonZeroU64::new(wanted as u64), Advice::DontNeed);
