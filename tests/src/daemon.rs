@@ -2,14 +2,19 @@
 
 use std::{
     ffi::OsString,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
     time::Duration,
 };
 
+use rustix::process::Signal;
+use serde_json::Value;
+
 use crate::{
     Mounts, Netns, Process, Scratch, eventually,
-    faults::{Disk, Syscalls},
+    faults::{Disk, MemoryGroup, Syscalls},
     process,
 };
 
@@ -22,8 +27,10 @@ pub struct DaemonBuilder {
     disk: Option<Disk>,
     mounts: Option<Mounts>,
     refused: Option<Syscalls>,
+    memory: Option<MemoryGroup>,
     unprivileged: bool,
     nameless: bool,
+    upload: Option<String>,
     log: Option<&'static str>,
     environment: Vec<(OsString, OsString)>,
 }
@@ -52,6 +59,14 @@ impl DaemonBuilder {
         self
     }
 
+    /// Lines of `[upload]` beside the outbox, which is a folder of its own, and without waits that only keep many
+    /// gateways apart.
+    #[must_use]
+    pub fn upload(mut self, lines: &str) -> Self {
+        self.upload = Some(lines.to_owned());
+        self
+    }
+
     /// Inside a network namespace.
     #[must_use]
     pub fn inside(mut self, namespace: &Netns) -> Self {
@@ -77,6 +92,13 @@ impl DaemonBuilder {
     #[must_use]
     pub const fn refused(mut self, refused: Syscalls) -> Self {
         self.refused = Some(refused);
+        self
+    }
+
+    /// With no more memory than this.
+    #[must_use]
+    pub fn within(mut self, memory: &MemoryGroup) -> Self {
+        self.memory = Some(memory.clone());
         self
     }
 
@@ -132,7 +154,8 @@ impl DaemonBuilder {
         let scratch = Scratch::new("daemon");
         let state = self.disk.as_ref().map_or_else(|| scratch.path().join("state"), |disk| disk.path().to_owned());
         let runtime = scratch.path().join("run");
-        for folder in [&state, &runtime] {
+        let outbox = scratch.path().join(OUTBOX);
+        for folder in [&state, &runtime, &outbox] {
             std::fs::create_dir_all(folder).expect("the folder is ours");
             if self.unprivileged {
                 process::give_to_nobody(folder);
@@ -155,6 +178,11 @@ impl DaemonBuilder {
 
 /// The configuration that users get.
 const SHIPPED: &str = include_str!("../../daemon/tidegate.toml");
+
+/// Folder for what is to be uploaded.
+const OUTBOX: &str = "outbox";
+/// Most that the daemon takes to answer one line on its control socket.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Gateway id of every daemon under test.
 const GATEWAY: &str = "gw-test";
@@ -204,10 +232,14 @@ impl Daemon {
     }
 
     fn write_overrides(&self) {
-        let DaemonBuilder { mqtt, config, log, nameless, .. } = &self.how;
+        let DaemonBuilder { mqtt, config, log, nameless, upload, .. } = &self.how;
         let log = log.unwrap_or("debug");
         let name = if *nameless { String::new() } else { format!("[gateway]\nid = \"{GATEWAY}\"\n\n") };
-        let overrides = format!("{name}[mqtt]\n{mqtt}\n[log]\nfilter = \"{log}\"\n\n{config}");
+        let outbox = self.outbox();
+        let upload = upload.as_ref().map_or_else(String::new, |lines| {
+            format!("[upload]\noutbox = [\"{}\"]\nsplay = \"0s\"\nsettle = \"1s\"\n{lines}\n\n", outbox.display())
+        });
+        let overrides = format!("{name}[mqtt]\n{mqtt}\n[log]\nfilter = \"{log}\"\n\n{upload}{config}");
         self.scratch.write("conf.d/test.toml", overrides);
     }
 
@@ -221,6 +253,40 @@ impl Daemon {
     #[must_use]
     pub fn state(&self) -> &Path {
         &self.state
+    }
+
+    /// Where files are put that are to be uploaded.
+    #[must_use]
+    pub fn outbox(&self) -> PathBuf {
+        self.scratch.path().join(OUTBOX)
+    }
+
+    /// Writes a file of `conf.d` that comes after the others, in the place of what was written so before, and has all of
+    /// them read.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not run.
+    #[track_caller]
+    pub fn reconfigure(&mut self, toml: &str) {
+        self.scratch.write("conf.d/zz.toml", toml);
+        self.running().signal(Signal::HUP);
+    }
+
+    /// Asks on the control socket; the first line of the answer.
+    ///
+    /// # Panics
+    ///
+    /// Where it is not running, or answers no JSON within 10 seconds.
+    #[track_caller]
+    #[expect(clippy::must_use_candidate, reason = "some requests are made for their effect")]
+    pub fn ask(&self, request: &Value) -> Value {
+        let mut stream = UnixStream::connect(self.runtime.join("control.sock")).expect("the daemon listens");
+        stream.set_read_timeout(Some(ANSWERS_WITHIN)).expect("a socket can be given a time");
+        writeln!(stream, "{request}").expect("the daemon reads");
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).expect("the daemon answers");
+        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
     }
 
     /// The spool's folder.
@@ -266,6 +332,9 @@ impl Daemon {
         if let Some(mounts) = &self.how.mounts {
             mounts.confine(&mut command);
         }
+        if let Some(memory) = &self.how.memory {
+            memory.confine(&mut command);
+        }
         if self.how.unprivileged {
             process::run_as_nobody(&mut command);
         }
@@ -295,11 +364,11 @@ impl Daemon {
     /// Where it is not running, or answers no JSON.
     #[must_use]
     #[track_caller]
-    pub fn status(&self) -> serde_json::Value {
+    pub fn status(&self) -> Value {
         self.try_status().unwrap_or_else(|error| panic!("tidegate status: {error}"))
     }
 
-    fn try_status(&self) -> Result<serde_json::Value, String> {
+    fn try_status(&self) -> Result<Value, String> {
         let output = self.command(&["status", "--json"]).output().map_err(|error| error.to_string())?;
         // 1 is "degraded": an answer all the same.
         if !matches!(output.status.code(), Some(0 | 1)) {

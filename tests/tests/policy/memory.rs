@@ -1,8 +1,6 @@
 //! What policies cost in memory, as the memory cgroup accounts for it: what a map says of itself is less.
 
 use std::{
-    fs,
-    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -13,59 +11,13 @@ use tidegate::{
     kernel::{Generation, Options},
 };
 use tidegate_abi::policy::LARGE_BLOCKS;
-use tidegate_tests::{Gateway, need, policy::Policy, requires};
+use tidegate_tests::{Gateway, faults::MemoryGroup, need, policy::Policy, requires};
 
 use crate::{Guard, guard::generation, needs};
 
 const MIB: u64 = 1 << 20;
 /// Tells the scenario's process that it is in the group.
 const INSIDE: &str = "TIDEGATE_TEST_MEMORY_GROUP";
-
-/// A memory cgroup, of either version. It goes when dropped, once its processes have.
-struct MemoryGroup {
-    folder: PathBuf,
-    usage: &'static str,
-    peak: &'static str,
-}
-
-impl MemoryGroup {
-    fn limited(limit: u64) -> Result<Self, String> {
-        let name = format!("tidegate-test-{}", std::process::id());
-        let first = Path::new("/sys/fs/cgroup/memory");
-        let (group, limits) = if first.join("memory.limit_in_bytes").exists() {
-            (
-                Self::files(first.join(name), "memory.usage_in_bytes", "memory.max_usage_in_bytes"),
-                "memory.limit_in_bytes",
-            )
-        } else {
-            (Self::files(Path::new("/sys/fs/cgroup").join(name), "memory.current", "memory.peak"), "memory.max")
-        };
-        let why = |error| format!("needs a memory cgroup of its own in {}: {error}", group.folder.display());
-        fs::create_dir(&group.folder).map_err(why)?;
-        fs::write(group.folder.join(limits), limit.to_string()).map_err(why)?;
-        Ok(group)
-    }
-
-    const fn files(folder: PathBuf, usage: &'static str, peak: &'static str) -> Self {
-        Self { folder, usage, peak }
-    }
-
-    /// The one that this process is to be in.
-    fn inside() -> Option<Self> {
-        let folder = PathBuf::from(std::env::var_os(INSIDE)?);
-        let first = folder.join("memory.usage_in_bytes").exists();
-        fs::write(folder.join("cgroup.procs"), "0").expect("enter the memory cgroup");
-        Some(if first {
-            Self::files(folder, "memory.usage_in_bytes", "memory.max_usage_in_bytes")
-        } else {
-            Self::files(folder, "memory.current", "memory.peak")
-        })
-    }
-
-    fn read(&self, file: &str) -> u64 {
-        fs::read_to_string(self.folder.join(file)).map_or(0, |text| text.trim().parse().unwrap_or_default())
-    }
-}
 
 /// The largest that there are: 65,536 prefixes, and tables as long as tables get.
 fn largest(small: &Generation) -> Generation {
@@ -77,12 +29,11 @@ fn largest(small: &Generation) -> Generation {
 #[test]
 fn after_each_switch_there_is_the_memory_of_one_policy_and_64_mib_are_enough() {
     requires!(needs());
-    if let Some(group) = MemoryGroup::inside() {
+    if let Some(folder) = std::env::var_os(INSIDE) {
+        let group = MemoryGroup::enter(folder.into());
         // As the daemon does.
         heap::stay_small();
-        switch_within(&group);
-        std::mem::forget(group);
-        return;
+        return switch_within(&group);
     }
     let group = match MemoryGroup::limited(64 * MIB) {
         Ok(group) => group,
@@ -91,7 +42,7 @@ fn after_each_switch_there_is_the_memory_of_one_policy_and_64_mib_are_enough() {
     let name = "memory::after_each_switch_there_is_the_memory_of_one_policy_and_64_mib_are_enough";
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, &group.folder)
+        .env(INSIDE, group.folder())
         .output()
         .unwrap();
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -106,7 +57,7 @@ fn switch_within(group: &MemoryGroup) {
     guard.enforce(Some(largest(&pair[0])));
     guard.watch(&["eth*"], Attach::Auto);
     std::thread::sleep(Duration::from_millis(500));
-    let base = group.read(group.usage);
+    let base = group.usage();
     let (mut highest, mut slowest) = (0, Duration::ZERO);
     let switches = if need::long() { 1_000 } else { 200 };
     for switch in 1..=switches {
@@ -114,7 +65,7 @@ fn switch_within(group: &MemoryGroup) {
         // The map before is freed when no program uses it, and its memory given back a grace period later.
         let begun = Instant::now();
         loop {
-            let usage = group.read(group.usage);
+            let usage = group.usage();
             if usage <= base + 2 * MIB {
                 highest = highest.max(usage);
                 break;
@@ -128,17 +79,6 @@ fn switch_within(group: &MemoryGroup) {
         "{switches} switches: {} KiB at the first, {} KiB at most after one, the peak {} KiB; given back after {slowest:?}",
         base >> 10,
         highest >> 10,
-        group.read(group.peak) >> 10
+        group.peak() >> 10
     );
-}
-
-impl Drop for MemoryGroup {
-    fn drop(&mut self) {
-        for _ in 0..50 {
-            if fs::remove_dir(&self.folder).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
 }

@@ -120,7 +120,8 @@ impl Scenarios {
 
     /// What was told, and what the caller may set.
     fn all_variables(&self) -> Vec<(&'static str, String)> {
-        let callers = ["RUST_BACKTRACE", "PROPTEST_CASES", "TMPDIR", "TIDEGATE_VM", "TIDEGATE_DEBIAN_MIRROR"];
+        let callers =
+            ["RUST_BACKTRACE", "PROPTEST_CASES", "TMPDIR", "TIDEGATE_VM", "TIDEGATE_DEBIAN_MIRROR", "TIDEGATE_SEED"];
         let callers = callers.into_iter().filter_map(|name| Some((name, std::env::var(name).ok()?)));
         self.variables.iter().cloned().chain(callers).collect()
     }
