@@ -16,6 +16,7 @@ mod readme;
 mod service;
 mod storm;
 mod supervision;
+mod upload;
 
 use std::time::Duration;
 
