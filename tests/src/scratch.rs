@@ -35,6 +35,20 @@ impl Scratch {
         Self { folder, _listed: listed }
     }
 
+    /// Makes all folders from now on in memory, where that has room for so many bytes; whether it has. Once in a process.
+    #[must_use]
+    pub fn all_in_memory(bytes: u64) -> bool {
+        let memory = Path::new("/dev/shm");
+        // As df(1) has it; and what memory is taken by now counts only where it can be had back.
+        let free = rustix::fs::statvfs(memory).map_or(0, |found| found.f_bavail * found.f_frsize);
+        let available = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let available = available.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+        let available: u64 =
+            available.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).map_or(0, |kib: u64| kib << 10);
+        // Programs need some, too.
+        free >= bytes && available >= bytes + (1 << 30) && tempfile::env::override_temp_dir(memory).is_ok()
+    }
+
     /// The folder.
     #[must_use]
     pub fn path(&self) -> &Path {

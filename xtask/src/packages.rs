@@ -15,7 +15,7 @@ pub(crate) type Package = (&'static str, &'static str);
 pub(crate) const DEMO: [Package; 1] = [("iproute2", "ip")];
 
 /// What the benches use: the others that are measured, too.
-pub(crate) const BENCH: [Package; 8] = [
+pub(crate) const BENCH: [Package; 14] = [
     ("mosquitto", "mosquitto"),
     ("iproute2", "ip"),
     ("nftables", "nft"),
@@ -24,6 +24,12 @@ pub(crate) const BENCH: [Package; 8] = [
     ("iperf3", "iperf3"),
     ("softflowd", "softflowd"),
     ("pmacct", "pmacctd"),
+    ("nginx", "nginx"),
+    ("curl", "curl"),
+    ("zstd", "zstd"),
+    ("gzip", "gunzip"),
+    ("nodejs", "node"),
+    ("npm", "npm"),
 ];
 
 /// What the scenarios use.

@@ -3,7 +3,7 @@
 //! It builds as the caller: the daemon as it is shipped (release), and the stage, which alone runs as root.
 
 use crate::{
-    packages,
+    packages, peers,
     privilege::Privilege,
     shell::{self, cargo, heading},
 };
@@ -12,7 +12,7 @@ use crate::{
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// Which benches; all of them where none is named
-    #[arg(value_parser = ["traffic", "policy", "deliver", "footprint", "control", "fleet"])]
+    #[arg(value_parser = ["traffic", "policy", "deliver", "footprint", "control", "fleet", "upload"])]
     benches: Vec<String>,
     /// Rounds; the median of them is shown
     #[arg(long, value_name = "N", default_value_t = 5)]
@@ -49,7 +49,10 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     if let Privilege::None(why) = privilege {
         return Err(format!("bench needs root for network namespaces and eBPF: {why}"));
     }
-    let variables = [("TIDEGATE_BIN", built("tidegate")), ("TIDEGATE_FLEET_BIN", built("tidegate-fleet"))];
+    let mut variables = vec![("TIDEGATE_BIN", built("tidegate")), ("TIDEGATE_FLEET_BIN", built("tidegate-fleet"))];
+    if args.benches.is_empty() || args.benches.iter().any(|bench| bench == "upload") {
+        variables.extend(peers::install());
+    }
     let mut command = privilege.command(&stage, &variables);
     command.args(["--rounds", &args.rounds.to_string(), "--seconds", &args.seconds.to_string()]);
     if args.json {

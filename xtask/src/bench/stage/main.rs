@@ -11,6 +11,7 @@ mod path;
 mod policy;
 mod row;
 mod traffic;
+mod upload;
 
 use std::time::Duration;
 
@@ -42,13 +43,15 @@ fn main() {
     let arguments = Arguments::parse();
     let plan = Plan { rounds: arguments.rounds.max(1), window: Duration::from_secs(arguments.seconds.max(1)) };
     let wanted = |name: &str| arguments.benches.is_empty() || arguments.benches.iter().any(|bench| bench == name);
-    let benches: [(&str, Bench); 6] = [
+    let benches: [(&str, Bench); 7] = [
         ("footprint", footprint::run),
         ("deliver", deliver::run),
         ("traffic", traffic::run),
         ("policy", policy::run),
         ("control", control::run),
         ("fleet", fleet::run),
+        // The last one: it moves the folders of all that is started from then on.
+        ("upload", upload::run),
     ];
     for (_, bench) in benches.iter().filter(|(name, _)| wanted(name)) {
         for row in bench(plan) {
