@@ -157,7 +157,7 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
     let (tell, told) = mpsc::channel(EVENTS);
     let figures = publish.upload.subscribe();
     sources.spawn(task::boxed(sources::upload::run(figures, told, config.clone(), sink.clone(), draining.clone())));
-    let ports = Ports {
+    let engine = Ports {
         settings: uplink::uploads::follow(config.clone(), Environment::of_process().state_dir()),
         orders: ordered,
         asks: asked_uploads,
@@ -167,7 +167,7 @@ pub async fn run(config_file: &MainFile, local: Local, log: FilterHandle) -> Res
         shutdown: draining.clone(),
     };
     let io = config.borrow().spool.io;
-    let _ends_with_its_shutdown = tidegate_upload::engine::start(ports, io).map_err(StartError::Runtime)?;
+    let _ends_with_its_shutdown = tidegate_upload::engine::start(engine, io).map_err(StartError::Runtime)?;
 
     let leaving = CancellationToken::new();
     let (features_sender, features) = watch::channel(uplink::Features::default());

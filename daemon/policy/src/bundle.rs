@@ -361,6 +361,17 @@ pub(crate) fn sort(prefixes: &mut [Prefix]) {
 }
 
 impl Ports {
+    /// A number that sorts alike: the code that sorts numbers is there already.
+    pub(crate) fn number(self) -> u32 {
+        u32::from(self.first) << 16 | u32::from(self.last)
+    }
+
+    /// The range of a number.
+    pub(crate) fn of_number(number: u32) -> Self {
+        let [first, last] = [number >> 16, number & 0xffff].map(|port| u16::try_from(port).expect("16 bits"));
+        Self { first, last }
+    }
+
     /// Whether the port is in it.
     #[must_use]
     pub const fn hold(self, port: u16) -> bool {

@@ -110,7 +110,11 @@ pub fn protocol(number: u8) -> Value {
 }
 
 fn object(members: impl Iterator<Item = (&'static str, Value)>) -> Value {
-    Value::Object(members.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
+    let mut object = Map::new();
+    members.for_each(|(name, value)| {
+        object.insert(name.to_owned(), value);
+    });
+    Value::Object(object)
 }
 
 #[cfg(test)]

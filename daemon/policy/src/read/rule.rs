@@ -319,24 +319,24 @@ fn ttl(text: &str) -> Option<NonZeroU32> {
 
 /// Sorted, and joined where they touch or overlap.
 fn ports<'de, A: MapAccess<'de>>(reading: &mut Reading, object: &mut A) -> Result<Vec<Ports>, A::Error> {
-    let mut list: Vec<Ports> = Vec::new();
+    let mut list: Vec<u32> = Vec::new();
     let take = |_: &mut Reading, found: &Found<'de>| {
         if list.len() == MAX_PORTS {
             return Err(Fault::TooMany { limit: MAX_PORTS, what: "ports and ranges in a list" });
         }
-        list.push(found.judged(PORTS, |found| port_range(found.text()?))?);
+        list.push(found.judged(PORTS, |found| port_range(found.text()?))?.number());
         Ok(())
     };
     object.next_value_seed(Value { reading, content: Many { accepted: PORTS, take } })?;
     list.sort_unstable();
     if let Some(two) = list.windows(2).find(|two| two[0] == two[1]) {
-        return Err(reading.stop(Fault::Repeated { found: two[0].to_string() }));
+        return Err(reading.stop(Fault::Repeated { found: Ports::of_number(two[0]).to_string() }));
     }
     if list.is_empty() {
         return Err(reading.not_accepted("an empty list", PORTS));
     }
     let mut joined: Vec<Ports> = Vec::new();
-    for range in list {
+    for range in list.into_iter().map(Ports::of_number) {
         match joined.last_mut() {
             Some(before) if u32::from(range.first) <= u32::from(before.last) + 1 => {
                 before.last = before.last.max(range.last);

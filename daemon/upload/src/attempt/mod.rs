@@ -402,6 +402,7 @@ impl<'a> Attempt<'a> {
         let request = request(builder, body)?;
         let hold = Hold::default();
         let clocks = self.clocks();
+        let before = self.slots.written();
         let mut given = Given::default();
         let answered = {
             let producer = Producer {

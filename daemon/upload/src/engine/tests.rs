@@ -340,8 +340,8 @@ async fn after_a_look_that_took_long_nothing_is_looked_at_for_longer() {
     let mut stage = Stage::new(|_| ());
     stage.look();
     let settings = Arc::clone(&stage.engine.settings);
-    let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(9));
     stage.engine.intake.follow(&settings);
+    let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(9));
     stage.engine.intake.rest_until(later);
     let (looked, again) = stage.engine.intake.refresh(&settings, now);
     assert!(!looked);
