@@ -21,7 +21,7 @@ use tidegate_tests::{
 use crate::{SOON, Sender, names};
 
 /// Schedules that are tried at a time: most of their time is waited.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
 const AT_ONCE_LONG: usize = 12;
 /// Most that one may take: six faults, each waited out, with what the circuit breaker adds to that.
 const WITHIN: Duration = Duration::from_mins(6);

@@ -13,6 +13,8 @@ use crate::{SOON, Sender, arrives};
 const GATEWAYS: u64 = 5;
 /// Of each file: more than goes at the rate between all kills.
 const SIZE: u64 = 8 << 20;
+/// More than the heads of requests that come before content.
+const HEADS: u64 = 4 << 10;
 /// What a kill may cost: heads of requests, and what was handed to the kernel and had not arrived.
 const A_KILL: u64 = 8 << 10;
 
@@ -33,7 +35,7 @@ fn a_file_arrives_whole_and_is_sent_once_though_the_daemon_is_killed_fifty_times
     // Killed between the request that makes room and the answer that says where: nobody knows of it, and it expires.
     let forlorn = server.unfinished();
     println!("{} uploads were begun and not known to be", forlorn.len());
-    assert!(forlorn.len() as u64 <= GATEWAYS * kills / 4, "{forlorn:?}");
+    assert!(forlorn.len() as u64 <= GATEWAYS * kills / 2, "{forlorn:?}");
     assert!(forlorn.iter().all(|upload| upload.offset == 0), "{forlorn:?}");
 }
 
@@ -50,10 +52,10 @@ fn killed(server: &TusNode, kills: u64, compression: &str, seed: u64) {
             sender.daemon.start_only();
         }
         // At random, so that kills fall into every phase, most of them into the sending.
-        let connections = proxy.counts().connections;
+        let before = proxy.counts().up;
         if fastrand::u8(..4) > 0 {
-            eventually(SOON, "it goes on", || proxy.counts().connections > connections);
-            thread::sleep(Duration::from_millis(fastrand::u64(..500)));
+            eventually(SOON, "content flows", || proxy.counts().up > before + HEADS);
+            thread::sleep(Duration::from_millis(fastrand::u64(..400)));
         } else {
             thread::sleep(Duration::from_millis(fastrand::u64(..2000)));
         }
@@ -70,6 +72,6 @@ fn killed(server: &TusNode, kills: u64, compression: &str, seed: u64) {
         "{compression}: {kills} kills, {} of {} bytes before the last start; {} connections; {beyond} bytes beyond the content",
         before.up, received.size, counts.connections,
     );
-    assert!(before.up < received.size, "all kills came before the end");
+    assert!((100_000..received.size).contains(&before.up), "kills came on the way: {}", before.up);
     assert!(beyond <= A_KILL * (kills + 1), "{beyond} bytes went beyond the content");
 }

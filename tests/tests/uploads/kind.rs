@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    thread::sleep,
+    thread::{self, sleep},
     time::{Duration, Instant},
 };
 
@@ -96,7 +96,8 @@ fn an_operator_pauses_uploads_and_lets_them_go_on() {
     assert_eq!(answer["data"], json!({}));
     arrives(&sample, || server.received());
     assert_eq!(told.event("a.bin", "sent")["retries"], 1, "it went on where it was");
-    assert!(told.events()[0]["sent_bytes"].as_u64().unwrap() < (2 << 20) + (64 << 10), "{:?}", told.events());
+    // What was in buffers when the connection ended goes twice.
+    assert!(told.events()[0]["sent_bytes"].as_u64().unwrap() < (2 << 20) + (512 << 10), "{:?}", told.events());
 }
 
 #[test]
@@ -117,6 +118,16 @@ fn a_file_of_importance_overtakes_a_large_one_of_none() {
     assert_eq!(sender.counter("resent_bytes"), 0, "it gave way between two parts");
 }
 
+/// Does the same for each, beside each other.
+fn each<T: Send, const N: usize>(cases: [T; N], test: impl Fn(T) + Sync) {
+    let test = &test;
+    thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(move || test(case));
+        }
+    });
+}
+
 /// An answer of the proxy's own with a header.
 fn answer(status: u16, header: Option<(&str, &str)>) -> Fault {
     let headers = header.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
@@ -126,7 +137,7 @@ fn answer(status: u16, header: Option<(&str, &str)>) -> Fault {
 #[test]
 fn a_server_is_left_alone_for_as_long_as_it_asks() {
     requires!(need::tus_node());
-    for status in [429, 503] {
+    each([429, 503], |status| {
         let server = TusNode::start();
         let proxy = FaultProxy::before(server.port()).schedule([answer(status, Some(("Retry-After", "4")))]).start();
         let sender = Sender::start(&server.url_through(proxy.port()), "");
@@ -139,36 +150,37 @@ fn a_server_is_left_alone_for_as_long_as_it_asks() {
         arrives(&sample, || server.received());
         let name = if status == 429 { "too-many-requests" } else { "unavailable" };
         assert_eq!(sender.counter("troubles")[name], 1);
-    }
+    });
 }
 
 #[test]
 fn what_a_server_refuses_waits_for_a_person_and_is_tried_again_by_command() {
     requires!(need::dav(), need::program("mosquitto"));
-    for (status, reason) in
-        [(413, "too-large (HTTP 413)"), (403, "forbidden (HTTP 403)"), (404, "not-found (HTTP 404)")]
-    {
-        let server = Dav::start();
-        let proxy = FaultProxy::before(server.port()).schedule([answer(status, None)]).start();
-        let told = Told::start(&server.url_through(proxy.port()), "protocol = \"http\"");
-        let mut operator = Publisher::connect(&told.broker);
-        let sample = told.sender.put("a.log", 10_000, Kind::Text, SEED);
-        let event = told.event("a.log", "parked");
-        assert!(event["reason"].as_str().is_some_and(|reason| reason.contains(&status.to_string())), "{event}");
-        let parked = eventually(SOON, "it is shown", || {
-            let upload = told.sender.upload();
-            if upload["parked_files"] == 1 { Ok(upload) } else { Err(upload.to_string()) }
-        });
-        assert_eq!(parked["parked"][0], json!({"name": "a.log", "reason": reason}));
-        sleep(Duration::from_secs(2));
-        assert_eq!((proxy.counts().connections, told.sender.outbox()), (1, vec!["a.log".to_owned()]));
-        let answer = operator.request(&told.sender.daemon.topic("cmd/retry"), r#"{"subject":"upload"}"#).json();
-        assert_eq!(answer["data"], json!({"subject": "upload", "files": 1}));
-        arrives(&sample, || server.received());
-        told.event("a.log", "sent");
-        told.sender.is_done();
-        assert_eq!(told.sender.upload()["parked_files"], 0);
-    }
+    each(
+        [(413, "too-large (HTTP 413)"), (403, "forbidden (HTTP 403)"), (404, "not-found (HTTP 404)")],
+        |(status, reason)| {
+            let server = Dav::start();
+            let proxy = FaultProxy::before(server.port()).schedule([answer(status, None)]).start();
+            let told = Told::start(&server.url_through(proxy.port()), "protocol = \"http\"");
+            let mut operator = Publisher::connect(&told.broker);
+            let sample = told.sender.put("a.log", 10_000, Kind::Text, SEED);
+            let event = told.event("a.log", "parked");
+            assert!(event["reason"].as_str().is_some_and(|reason| reason.contains(&status.to_string())), "{event}");
+            let parked = eventually(SOON, "it is shown", || {
+                let upload = told.sender.upload();
+                if upload["parked_files"] == 1 { Ok(upload) } else { Err(upload.to_string()) }
+            });
+            assert_eq!(parked["parked"][0], json!({"name": "a.log", "reason": reason}));
+            sleep(Duration::from_secs(2));
+            assert_eq!((proxy.counts().connections, told.sender.outbox()), (1, vec!["a.log".to_owned()]));
+            let answer = operator.request(&told.sender.daemon.topic("cmd/retry"), r#"{"subject":"upload"}"#).json();
+            assert_eq!(answer["data"], json!({"subject": "upload", "files": 1}));
+            arrives(&sample, || server.received());
+            told.event("a.log", "sent");
+            told.sender.is_done();
+            assert_eq!(told.sender.upload()["parked_files"], 0);
+        },
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::{
     io::Write as _,
     path::Path,
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -21,18 +22,18 @@ const MIB: u64 = 1 << 20;
 
 /// A large file: a small one again and again, each time behind its number.
 #[track_caller]
-fn large(folder: &Path) -> Sample {
+fn large(folder: &Path, name: &str) -> Sample {
     let size = if need::long() { 2 << 30 } else { 256 * MIB };
     let part = sample(folder, "part", 8 * MIB - 8, Kind::Mixed, SEED);
     let content = fs::read(&part.path).unwrap();
-    let path = folder.join("large");
+    let path = folder.join(name);
     let mut file = File::create(&path).unwrap();
     for number in 0..size / (8 * MIB) {
         file.write_all(&number.to_le_bytes()).and_then(|()| file.write_all(&content)).unwrap();
     }
     file.sync_all().unwrap();
     let sha256 = sha256(&path);
-    Sample { path, name: "large".to_owned(), size, sha256 }
+    Sample { path, name: name.to_owned(), size, sha256 }
 }
 
 /// Takes what is cached of a file from memory: whoever reads it next pays for it.
@@ -59,7 +60,7 @@ fn a_large_file_arrives_with_24_mib_of_memory() {
     let server = Dav::start();
     let mut sender = Sender::of(Daemon::builder().log("info").within(&group), &server.url(), "protocol = \"http\"");
     let (idle, started) = (memory_kib(sender.daemon.running().pid(), "RssAnon"), Instant::now());
-    let made = large(sender.daemon.scratch().path());
+    let made = large(sender.daemon.scratch().path(), "large");
     uncache(&made.path);
     let path = sender.daemon.outbox().join("large");
     fs::rename(&made.path, &path).unwrap();
@@ -81,31 +82,34 @@ fn a_large_file_arrives_with_24_mib_of_memory() {
 fn an_upload_does_not_fill_the_page_cache() {
     requires!(need::dav(), need::program("fincore"));
     let server = Dav::start();
-    for io in ["auto", "threads"] {
-        let sender = Sender::of(
-            Daemon::builder().log("info").config(&format!("[spool]\nio = \"{io}\"")),
-            &server.url(),
-            "protocol = \"http\"\ncompression = \"none\"",
-        );
-        let made = large(sender.daemon.scratch().path());
-        uncache(&made.path);
-        let path = sender.daemon.outbox().join("large");
-        fs::rename(&made.path, &path).unwrap();
-        let before = cached(&path).unwrap();
-        let mut most = 0;
-        eventually(Duration::from_mins(5), "it is sent", || {
-            most = most.max(cached(&path).unwrap_or_default());
-            if path.exists() { Err(sender.upload().to_string()) } else { Ok(()) }
-        });
-        println!(
-            "{io}: {} KiB of {} MiB were cached before, {} KiB at most",
-            before >> 10,
-            made.size / MIB,
-            most >> 10
-        );
-        assert!(before < MIB && most < 32 * MIB, "{most} bytes of the file are cached");
-        arrives(&made, || server.received());
-    }
+    thread::scope(|scope| {
+        let server = &server;
+        for io in ["auto", "threads"] {
+            scope.spawn(move || caches_little(server, io));
+        }
+    });
+}
+
+#[track_caller]
+fn caches_little(server: &Dav, io: &str) {
+    let sender = Sender::of(
+        Daemon::builder().log("info").config(&format!("[spool]\nio = \"{io}\"")),
+        &server.url(),
+        "protocol = \"http\"\ncompression = \"none\"",
+    );
+    let made = large(sender.daemon.scratch().path(), io);
+    uncache(&made.path);
+    let path = sender.daemon.outbox().join(io);
+    fs::rename(&made.path, &path).unwrap();
+    let before = cached(&path).unwrap();
+    let mut most = 0;
+    eventually(Duration::from_mins(5), "it is sent", || {
+        most = most.max(cached(&path).unwrap_or_default());
+        if path.exists() { Err(sender.upload().to_string()) } else { Ok(()) }
+    });
+    println!("{io}: {} KiB of {} MiB were cached before, {} KiB at most", before >> 10, made.size / MIB, most >> 10);
+    assert!(before < MIB && most < 32 * MIB, "{most} bytes of the file are cached");
+    arrives(&made, || server.received());
 }
 
 #[test]
