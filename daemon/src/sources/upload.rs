@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use serde::Serialize;
 use tidegate_spool::AppendError;
 use tidegate_upload::{
-    event::{EVENTS, Event},
+    event::{EVENTS, Event, Told},
     status::{Counters, State, UploadStatus},
 };
 use tokio::{
@@ -64,7 +64,7 @@ impl<'a> Figures<'a> {
 /// Publishes until shutdown, and events until the engine has ended.
 pub async fn run(
     status: watch::Receiver<UploadStatus>,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Told>,
     config: watch::Receiver<Arc<Config>>,
     sink: Sink,
     shutdown: CancellationToken,
@@ -96,9 +96,9 @@ async fn publish(status: watch::Receiver<UploadStatus>, mut config: watch::Recei
 
 /// The way of events into the spool.
 struct Events {
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Told>,
     /// Taken from the channel, and not known to be stored.
-    held: Vec<Event>,
+    held: Vec<Told>,
 }
 
 impl Events {
@@ -113,8 +113,8 @@ impl Events {
                 topic: "event/upload".into(),
                 data: json(event).into(),
             };
-            match sink.put(self.held.iter().map(record).collect::<Vec<_>>()).await {
-                Ok(_) => self.held.clear(),
+            match sink.put(self.held.iter().map(|told| record(&told.event)).collect::<Vec<_>>()).await {
+                Ok(_) => self.answer(),
                 Err(AppendError::Paused(reason)) => {
                     warn!(files = self.held.len(), reason, "event/upload waits for the spool");
                     sleep(AGAIN_AFTER).await;
@@ -122,9 +122,17 @@ impl Events {
                 // Nothing mends that.
                 Err(error) => {
                     error!(%error, files = self.held.len(), "event/upload cannot be stored: files go untold");
-                    self.held.clear();
+                    self.answer();
                 }
             }
+        }
+    }
+
+    /// The files of all that was held may be let go of.
+    fn answer(&mut self) {
+        for told in self.held.drain(..) {
+            // An engine that has ended tells of them once more when it starts again.
+            let _ended = told.stored.send(());
         }
     }
 }
@@ -133,6 +141,7 @@ impl Events {
 mod tests {
     use serde_json::Value;
     use tidegate_upload::event::Outcome;
+    use tokio::sync::oneshot;
 
     use super::*;
     use crate::{
@@ -141,7 +150,7 @@ mod tests {
     };
 
     struct Daemon {
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<Told>,
         status: watch::Sender<UploadStatus>,
         config: watch::Sender<Arc<Config>>,
         memory: Memory,
@@ -159,6 +168,11 @@ mod tests {
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(run(figures, told, running, sink, shutdown.clone()));
         Daemon { events, status, config, memory, shutdown, task }
+    }
+
+    /// An event, and nobody who waits for its answer.
+    fn told(name: &str) -> Told {
+        Told { event: event(name), stored: oneshot::channel().0 }
     }
 
     fn event(name: &str) -> Event {
@@ -194,7 +208,7 @@ mod tests {
         let events = daemon.events.clone();
         let telling = tokio::spawn(async move {
             for index in 0..100 {
-                events.send(event(&index.to_string())).await.unwrap();
+                events.send(told(&index.to_string())).await.unwrap();
             }
         });
         sleep(Duration::from_mins(10)).await;
@@ -207,15 +221,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_file_is_answered_for_once_its_event_is_stored() {
+        let daemon = start(None);
+        daemon.memory.set(Mood::Paused);
+        let (stored, mut answer) = oneshot::channel();
+        daemon.events.send(Told { event: event("log.csv"), stored }).await.unwrap();
+        sleep(Duration::from_mins(1)).await;
+        assert!(answer.try_recv().is_err());
+        daemon.memory.set(Mood::Works);
+        answer.await.unwrap();
+        assert_eq!(names(&daemon.memory), ["log.csv"]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_the_engine_tells_while_it_ends_is_stored() {
         let daemon = start(None);
         daemon.memory.set(Mood::Hangs);
-        daemon.events.send(event("held")).await.unwrap();
+        daemon.events.send(told("held")).await.unwrap();
         sleep(Duration::from_millis(10)).await;
         daemon.shutdown.cancel();
         daemon.memory.set(Mood::Works);
         sleep(Duration::from_millis(500)).await;
-        daemon.events.send(event("last")).await.unwrap();
+        daemon.events.send(told("last")).await.unwrap();
         drop(daemon.events);
         daemon.task.await.unwrap();
         assert_eq!(names(&daemon.memory), ["held", "last"]);

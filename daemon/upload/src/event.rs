@@ -2,9 +2,20 @@
 
 use serde::Serialize;
 use tidegate_values::Digest;
+use tokio::sync::oneshot;
 
 /// Events that wait for the spool; when it takes none, the engine waits, and no file is let go of.
 pub const EVENTS: usize = 16;
+
+/// An event on its way to the spool.
+#[derive(Debug)]
+pub struct Told {
+    /// What is told.
+    pub event: Event,
+    /// Answered once it is on stable storage, or never will be: only then the file is let go of. Dropped without an answer, it
+    /// is told again.
+    pub stored: oneshot::Sender<()>,
+}
 
 /// One file, when it has arrived, when it is given up, and when it begins anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{ask::Ask, event::Event, order::Order, settings::Settings, status::UploadStatus};
+use crate::{ask::Ask, event::Told, order::Order, settings::Settings, status::UploadStatus};
 
 /// The engine's side of every channel.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Ports {
     /// How it is.
     pub status: watch::Sender<UploadStatus>,
     /// What became of files; of [`crate::event::EVENTS`].
-    pub events: mpsc::Sender<Event>,
+    pub events: mpsc::Sender<Told>,
     /// Whether what is more important wants the link: uploads wait for that.
     pub first: watch::Receiver<bool>,
     /// Ends it: within a second, wherever a file is.

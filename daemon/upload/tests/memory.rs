@@ -18,7 +18,7 @@ use http::HeaderValue;
 use tidegate_storage::IoPreference;
 use tidegate_upload::{
     engine,
-    event::{Event, Outcome},
+    event::{Outcome, Told},
     ports::Ports,
     settings::{After, Compression, Credentials, HttpVersion, Protocol, Settings, Verify},
     status::UploadStatus,
@@ -182,7 +182,7 @@ fn upload(bytes: usize, compression: Compression) -> Cost {
     let (_orders, orders) = mpsc::channel(1);
     let (_asks, asks) = mpsc::channel(1);
     let (status, mut shown) = watch::channel(UploadStatus::default());
-    let (events, mut told) = mpsc::channel::<Event>(1);
+    let (events, mut told) = mpsc::channel::<Told>(1);
     let (_first, first) = watch::channel(false);
     let shutdown = CancellationToken::new();
     let ports = Ports { settings, orders, asks, status, events, first, shutdown: shutdown.clone() };
@@ -195,7 +195,9 @@ fn upload(bytes: usize, compression: Compression) -> Cost {
         CALLS.store(0, Relaxed);
         WATCHED.store(thread_called("upload"), Relaxed);
         fs::rename(dir.path().join("content"), outbox.join("content.csv")).unwrap();
-        assert_eq!(told.recv().await.unwrap().state, Outcome::Sent);
+        let Told { event, stored } = told.recv().await.unwrap();
+        assert_eq!(event.state, Outcome::Sent);
+        stored.send(()).unwrap();
         WATCHED.store(0, Relaxed);
     });
     shutdown.cancel();

@@ -28,6 +28,7 @@ use std::{
 use tidegate_storage::{Backend, IoPreference, block_on, choose};
 use tokio::{
     select,
+    sync::oneshot,
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -41,7 +42,7 @@ use self::{
 use crate::{
     attempt::{Arrived, Attempt, Ended, Server},
     breaker::{Breaker, Leave},
-    event::{Event, Outcome},
+    event::{Event, Outcome, Told},
     job::Job,
     ledger::{Key, Reason},
     order::Order,
@@ -133,6 +134,8 @@ struct Engine {
     /// others, and those that are to be put aside never would be.
     troubled: VecDeque<(Key, (Kind, u32))>,
     untold: VecDeque<Untold>,
+    /// Told, and waiting for the answer that the event is stored.
+    told: VecDeque<(Untold, oneshot::Receiver<()>)>,
     not_before: Instant,
     metered: bool,
     last_error: Option<String>,
@@ -164,6 +167,7 @@ impl Engine {
             kept: VecDeque::new(),
             troubled: VecDeque::new(),
             untold: VecDeque::new(),
+            told: VecDeque::new(),
             not_before: now,
             metered: false,
             last_error: None,
@@ -193,12 +197,21 @@ impl Engine {
                 permit = events.reserve(), if !self.untold.is_empty() => match permit {
                     Ok(permit) => {
                         if let Some(untold) = self.untold.pop_front() {
-                            permit.send(untold.event.clone());
-                            self.let_go(untold);
+                            let (stored, answer) = oneshot::channel();
+                            permit.send(Told { event: untold.event.clone(), stored });
+                            self.told.push_back((untold, answer));
                         }
                     }
                     Err(_) => break,
                 },
+                stored = first_stored(&mut self.told), if !self.told.is_empty() => {
+                    let told = self.told.pop_front().map(|(untold, _)| untold);
+                    match (told, stored) {
+                        (Some(untold), true) => self.let_go(untold),
+                        (Some(untold), false) => self.untold.push_front(untold),
+                        (None, _) => {}
+                    }
+                }
                 Some(ended) = self.attempts.join_next() => match ended {
                     Ok((key, job, ended)) => self.ended(key, job, ended),
                     Err(error) => warn!(%error, "an upload ended in a way that it should not"),
@@ -224,7 +237,7 @@ impl Engine {
         for leftover in self.intake.leftovers() {
             self.take_over(leftover);
         }
-        if self.untold.is_empty() {
+        if self.untold.is_empty() && self.told.is_empty() {
             self.intake.all_is_told();
         }
         if looked {
@@ -236,7 +249,7 @@ impl Engine {
             }
             return until.map_or(wake, |until| wake.min(until)).max(now);
         }
-        while self.running.len() < self.settings.concurrency && self.untold.len() < MOST_UNTOLD {
+        while self.running.len() < self.settings.concurrency && self.untold.len() + self.told.len() < MOST_UNTOLD {
             // Each attempt asks for leave of its own.
             let Ok(leave) = self.breaker.attempt(now.into_std()) else { break };
             let Some((taken, job)) = self.next_job() else {
@@ -283,7 +296,8 @@ impl Engine {
 
     /// Whether a file is under way, or at its end.
     fn is_busy(&self, key: Key) -> bool {
-        self.running.iter().any(|running| running.key == key) || self.untold.iter().any(|untold| untold.key == key)
+        self.running.iter().any(|running| running.key == key)
+            || self.untold.iter().chain(self.told.iter().map(|(untold, _)| untold)).any(|untold| untold.key == key)
     }
 
     /// How often a file failed in a row.
@@ -519,7 +533,7 @@ impl Engine {
             Then::Park(reason, status) => self.intake.park(key, job.identity, reason, status),
             Then::Nothing => self.keep(key, job),
         }
-        if self.untold.is_empty() {
+        if self.untold.is_empty() && self.told.is_empty() {
             self.intake.all_is_told();
         }
     }
@@ -632,6 +646,14 @@ impl Engine {
             *before = status;
             differs
         });
+    }
+}
+
+/// Whether the event that was told first is stored; `false`: nobody will say so.
+async fn first_stored(told: &mut VecDeque<(Untold, oneshot::Receiver<()>)>) -> bool {
+    match told.front_mut() {
+        Some((_, answer)) => answer.await.is_ok(),
+        None => std::future::pending().await,
     }
 }
 

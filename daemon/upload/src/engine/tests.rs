@@ -30,7 +30,7 @@ impl Credentials for Nothing {
 struct Stage {
     dir: TempDir,
     engine: Engine,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Told>,
     _others: (watch::Sender<Arc<Settings>>, watch::Sender<bool>, watch::Receiver<UploadStatus>),
 }
 
@@ -118,14 +118,15 @@ impl Stage {
         });
         self.engine.ended(taken.key, job, Some(Ended { result, progressed }));
         while let Some(untold) = self.engine.untold.pop_front() {
-            self.engine.ports.events.try_send(untold.event.clone()).unwrap();
+            let (stored, _answer) = oneshot::channel();
+            self.engine.ports.events.try_send(Told { event: untold.event.clone(), stored }).unwrap();
             self.engine.let_go(untold);
         }
         Some(name)
     }
 
     fn told(&mut self) -> Vec<Outcome> {
-        std::iter::from_fn(|| self.events.try_recv().ok()).map(|event| event.state).collect()
+        std::iter::from_fn(|| self.events.try_recv().ok()).map(|told| told.event.state).collect()
     }
 }
 
@@ -347,4 +348,24 @@ async fn after_a_look_that_took_long_nothing_is_looked_at_for_longer() {
     assert!(!looked);
     assert_eq!(again, Some(later), "and then what has changed is seen");
     assert!(stage.engine.intake.refresh(&settings, later).0);
+}
+
+#[tokio::test]
+async fn a_file_is_let_go_of_when_its_event_is_stored_and_told_again_where_it_is_not() {
+    let mut told = VecDeque::new();
+    let untold = || Untold {
+        key: Key(1),
+        job: Job::nobody(),
+        event: Engine::event(&Job::nobody(), Outcome::Sent, None),
+        then: Then::Nothing,
+    };
+    let (stored, answer) = oneshot::channel();
+    told.push_back((untold(), answer));
+    let short = Duration::from_millis(10);
+    assert!(tokio::time::timeout(short, first_stored(&mut told)).await.is_err(), "nobody has said anything yet");
+    stored.send(()).unwrap();
+    assert!(first_stored(&mut told).await);
+    told.clear();
+    told.push_back((untold(), oneshot::channel().1));
+    assert!(!first_stored(&mut told).await);
 }
