@@ -188,8 +188,8 @@ impl Intake {
             });
             folders.push(match opened {
                 Ok(folder) => Some(folder),
-                // Where nothing is to be sent, nobody need have made it.
-                Err(error) if error.is_absent() && settings.endpoint.is_none() => None,
+                // Where nothing is to be sent, nobody need have made it, and it may be on a read-only disk.
+                Err(_) if settings.endpoint.is_none() => None,
                 Err(error) => {
                     let name = outbox.display().to_string();
                     self.faults.push(Parked { name, reason: error.to_string(), folder: folders.len(), bytes: 0 });

@@ -371,15 +371,17 @@ async fn a_file_is_let_go_of_when_its_event_is_stored_and_told_again_where_it_is
 }
 
 #[tokio::test]
-async fn an_outbox_that_is_not_there_is_nothing_to_complain_of_while_nothing_is_to_be_sent() {
-    let absent = |settings: &mut Settings| settings.outboxes = vec!["/no/such/outbox".into()];
-    let mut stage = Stage::new(|settings| {
-        absent(settings);
-        settings.endpoint = None;
-    });
-    stage.look();
-    assert_eq!(stage.engine.intake.unusable(), []);
-    let mut stage = Stage::new(absent);
-    stage.look();
-    assert_eq!(stage.engine.intake.unusable().len(), 1);
+async fn of_an_outbox_that_cannot_be_used_nothing_is_said_while_nothing_is_to_be_sent() {
+    for outbox in ["/no/such/outbox", "/proc/version"] {
+        let unusable = |settings: &mut Settings| settings.outboxes = vec![outbox.into()];
+        let mut stage = Stage::new(|settings| {
+            unusable(settings);
+            settings.endpoint = None;
+        });
+        stage.look();
+        assert_eq!(stage.engine.intake.unusable(), [], "{outbox}");
+        let mut stage = Stage::new(unusable);
+        stage.look();
+        assert_eq!(stage.engine.intake.unusable().len(), 1, "{outbox}");
+    }
 }
