@@ -1,6 +1,9 @@
 //! What ran, what failed, what was skipped and why.
 
-use std::{process::Command, time::Duration};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use super::libtest::Report;
 use crate::shell::{self, heading};
@@ -76,21 +79,24 @@ impl From<Result<Self, String>> for Outcome {
 /// All steps.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    steps: Vec<(&'static str, Outcome)>,
+    steps: Vec<(&'static str, Duration, Outcome)>,
 }
 
 impl Tally {
     /// Runs a step under its heading. One that cannot run counts as failed.
     pub(crate) fn step<O: Into<Outcome>>(&mut self, name: &'static str, run: impl FnOnce() -> O) {
         heading(name);
-        self.steps.push((name, run().into()));
+        let started = Instant::now();
+        let outcome = run().into();
+        self.steps.push((name, started.elapsed(), outcome));
     }
 
     /// A step that cannot run here.
     pub(crate) fn skip(&mut self, name: &'static str, why: &str) {
         heading(name);
         println!("skipped: {why}");
-        self.steps.push((name, Outcome { skipped: vec![format!("{name}: {why}")], ..Outcome::default() }));
+        let outcome = Outcome { skipped: vec![format!("{name}: {why}")], ..Outcome::default() };
+        self.steps.push((name, Duration::ZERO, outcome));
     }
 
     /// Prints the summary.
@@ -100,16 +106,17 @@ impl Tally {
     /// Something failed.
     pub(crate) fn summary(self, took: Duration) -> Result<(), String> {
         heading(format_args!("Summary, after {} s", took.as_secs()));
-        for (name, outcome) in &self.steps {
+        for (name, took, outcome) in &self.steps {
             let mark = if outcome.failed > 0 { "FAILED" } else { "ok" };
             println!(
-                "{name:<42} {mark:<7}{:>5} passed {:>3} failed {:>3} skipped",
+                "{name:<42} {mark:<7}{:>5} passed {:>3} failed {:>3} skipped {:>5} s",
                 outcome.passed,
                 outcome.failed,
-                outcome.skipped.len()
+                outcome.skipped.len(),
+                took.as_secs()
             );
         }
-        let all = self.steps.into_iter().fold(Outcome::default(), |all, (_, outcome)| all.and(outcome));
+        let all = self.steps.into_iter().fold(Outcome::default(), |all, (.., outcome)| all.and(outcome));
         if !all.skipped.is_empty() {
             println!("\nskipped:");
             for skipped in &all.skipped {
