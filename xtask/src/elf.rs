@@ -48,8 +48,11 @@ pub(crate) struct Glibc {
 }
 
 impl Glibc {
-    /// Of `GLIBC_2.34` or `GLIBC_2.2.5`.
+    /// Of `GLIBC_2.34` or `GLIBC_2.2.5`; or of what is named otherwise since its meaning is no symbol's.
     fn parse(name: &str) -> Option<Self> {
+        if name == "GLIBC_ABI_DT_RELR" {
+            return Some(Self { major: 2, minor: 36 });
+        }
         let mut numbers = name.strip_prefix("GLIBC_")?.split('.').map(str::parse);
         Some(Self { major: numbers.next()?.ok()?, minor: numbers.next()?.ok()? })
     }
@@ -158,6 +161,13 @@ Version needs section '.gnu.version_r' contains 2 entries:
         assert_eq!(needs.machine, Some(Machine::Arm64));
         assert_eq!(needs.glibc, Some(Glibc { major: 2, minor: 34 }));
         assert_eq!(needs.libraries, ["libgcc_s.so.1", "libc.so.6"]);
+        assert_eq!(needs.check(Machine::Arm64), Ok(()));
+    }
+
+    #[test]
+    fn relative_relocations_take_a_glibc_that_reads_them() {
+        let needs = Needs::parse(&TEXT.replace("GLIBC_2.4 ", "GLIBC_ABI_DT_RELR "));
+        assert_eq!(needs.glibc, Some(Glibc { major: 2, minor: 36 }));
         assert_eq!(needs.check(Machine::Arm64), Ok(()));
     }
 

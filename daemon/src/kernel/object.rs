@@ -1,6 +1,9 @@
 //! The eBPF object: built for an ABI, sized for the machine, loaded once.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::{
+    io::Read as _,
+    os::fd::{AsFd, BorrowedFd},
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, Pod,
@@ -22,8 +25,8 @@ use super::{
     policy::{Policy, Ring, Slots},
 };
 
-/// The committed object. aya wants it aligned as an ELF header is.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/probes/tidegate-probes.o");
+/// The committed object, as build.rs deflated it (RFC 1950).
+static DEFLATED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tidegate-probes.o.zlib"));
 
 /// Programs that are attached to interfaces.
 pub(super) const PROGRAMS: [&str; 4] = [INGRESS, EGRESS, IP_INGRESS, IP_EGRESS];
@@ -197,6 +200,14 @@ fn memory_bytes() -> u64 {
         .map_or(machine, |limit| limit.min(machine))
 }
 
+/// The committed object. aya wants it aligned as an ELF header is, which what is allocated is.
+fn inflated() -> Vec<u8> {
+    let mut object = Vec::with_capacity(128 << 10);
+    let inflated = flate2::read::ZlibDecoder::new(DEFLATED).read_to_end(&mut object);
+    inflated.expect("build.rs deflated it");
+    object
+}
+
 /// Loads the object with a flow table of `flow_capacity` entries, or of the machine's default.
 ///
 /// # Errors
@@ -208,7 +219,7 @@ pub(super) fn load(flow_capacity: Option<u32>) -> Result<Object, LoadError> {
         // The programs have no relocations, so the kernel's BTF (some 10 MB parsed) is not needed.
         .btf(None)
         .map_max_entries(FLOWS, flow_capacity)
-        .load(OBJECT)?;
+        .load(&inflated())?;
     let abi: Array<_, u32> = taken(&mut ebpf, ABI)?;
     if abi.len() != ABI_VERSION {
         return Err(LoadError::Version { found: abi.len() });
@@ -297,6 +308,13 @@ fn slot(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, LoadError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_loaded_is_the_committed_object() {
+        let committed = include_bytes!("../../../ebpf/probes/tidegate-probes.o");
+        assert!(inflated() == committed, "another object");
+        assert!(DEFLATED.len() < committed.len() / 5);
+    }
 
     #[test]
     fn the_flow_table_follows_the_machine() {
