@@ -1,8 +1,9 @@
-use std::{fs, fs::File, io::Read as _, sync::Arc};
+use std::{fs, fs::File, io::Read as _, sync::Arc, time::Duration};
 
+use http::HeaderValue;
 use tempfile::TempDir;
 use tidegate_storage::{IoPreference, block_on, choose};
-use tidegate_values::Patterns;
+use tidegate_values::{Digest, Patterns, base64};
 use tokio::sync::watch;
 
 use super::{
@@ -10,8 +11,9 @@ use super::{
     *,
 };
 use crate::{
+    journal::Begin,
     outbox::Identity,
-    settings::{After, Compression, Credentials, HttpVersion},
+    settings::{After, Compression, Credentials, HttpVersion, Verify},
     window::Windows,
 };
 

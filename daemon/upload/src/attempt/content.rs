@@ -1,0 +1,138 @@
+//! What is sent: how the content is encoded, what is written down of it before, and what goes with it.
+
+use http::HeaderValue;
+use ring::digest;
+use tidegate_values::Digest;
+
+use super::Attempt;
+use crate::{
+    codec::{Encoder, Encoding, FRAME_BYTES, shrinks},
+    journal::{Begin, Journal, NOT_WORTH_A_SYNC},
+    producer::{Producer, encoded},
+    source::Source,
+    status::Step,
+    trouble::{Kind, Trouble},
+    tus,
+};
+
+impl Attempt<'_> {
+    /// Begins a journal: digests the content, and decides how it is encoded. `planned`: its length as it is sent must be known.
+    pub(super) async fn begin(&mut self, source: &Source, planned: bool) -> Result<Encoder, Trouble> {
+        self.progress.step.set(Step::Digesting);
+        let mut encoder = self.encoder_for(source).await?;
+        let planned = planned && !encoder.encoding().is_identity();
+        let codec_version = encoder.version().map_err(|error| codec_trouble(&error))?;
+        let encoding = encoder.encoding();
+        let mut context = digest::Context::new(&digest::SHA256);
+        let known = planned || source.frames() <= 1;
+        let mut length = 0;
+        for index in 0..source.frames() {
+            let mut slot = self.slots.take().await;
+            source.read(index, &mut slot).await?;
+            context.update(slot.buffer());
+            if known && !encoding.is_identity() {
+                length += encoded(&self.slots, &mut encoder, &mut slot).await?.buffer().len() as u64;
+            }
+            tokio::task::yield_now().await;
+        }
+        let length = if encoding.is_identity() { Some(source.size()) } else { known.then_some(length) };
+        let begin = Begin {
+            outbox: self.job.outbox.clone(),
+            name: self.job.name.clone(),
+            identity: self.job.identity,
+            sha256: Digest(context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")),
+            target: self.target(),
+            coding: encoding.name().to_owned(),
+            level: encoding.level,
+            codec_version,
+            frame_bytes: u32::try_from(FRAME_BYTES).unwrap_or_default(),
+            length,
+        };
+        let durable = source.size() > NOT_WORTH_A_SYNC;
+        let journal = Journal::create(&self.job.journal_path, begin.clone(), durable).unwrap_or_else(|error| {
+            self.server.borrow_mut().count(Kind::Journal);
+            tracing::warn!(%error, name = self.job.name, "an upload is begun without a journal");
+            Journal::in_memory(begin)
+        });
+        self.job.journal = Some(journal);
+        self.job.farthest = Some(0);
+        self.job.sent_end = None;
+        Ok(encoder)
+    }
+
+    /// The configured encoder, or none where samples from the beginning, the middle and the end do not shrink.
+    async fn encoder_for(&self, source: &Source) -> Result<Encoder, Trouble> {
+        let new = |encoding| Encoder::new(encoding).map_err(|error| codec_trouble(&error));
+        let mut encoder = new(Encoding::of(self.settings.compression))?;
+        if encoder.encoding().is_identity() || source.size() == 0 {
+            return new(Encoding::IDENTITY);
+        }
+        let (mut content, mut remains) = (0, 0);
+        let last = source.frames() - 1;
+        let mut samples = [0, last / 2, last].to_vec();
+        samples.dedup();
+        for index in samples {
+            let mut slot = self.slots.take().await;
+            source.read(index, &mut slot).await?;
+            content += slot.buffer().len();
+            remains += encoded(&self.slots, &mut encoder, &mut slot).await?.buffer().len();
+        }
+        if shrinks(content, remains) { Ok(encoder) } else { new(Encoding::IDENTITY) }
+    }
+
+    /// The encoder of the journal that there is.
+    ///
+    /// # Errors
+    ///
+    /// It makes other bytes now than it did.
+    pub(super) fn encoder(&self) -> Result<Encoder, Trouble> {
+        let begin = &self.journal().known().begin;
+        let encoding = begin.encoding().unwrap_or(Encoding::IDENTITY);
+        let mut encoder = Encoder::new(encoding).map_err(|error| codec_trouble(&error))?;
+        if encoder.version().map_err(|error| codec_trouble(&error))? == begin.codec_version {
+            return Ok(encoder);
+        }
+        let text = format!("{} compresses in another way than when the upload was begun", encoding.name());
+        Err(Trouble::new(Kind::FrameDiffers, text))
+    }
+
+    pub(super) fn journal(&self) -> &Journal {
+        self.job.journal.as_ref().expect("it was begun")
+    }
+
+    /// What makes what is sent, with the journal that was begun.
+    pub(super) fn producer<'b>(&'b mut self, source: &'b Source, encoder: &'b mut Encoder) -> Producer<'b> {
+        Producer {
+            source,
+            slots: &self.slots,
+            encoder,
+            journal: self.job.journal.as_mut().expect("it was begun"),
+            unsynced: &mut self.unsynced,
+        }
+    }
+
+    /// What goes with the file: what says what it is, then what its sidecar says.
+    pub(super) fn metadata(&self) -> HeaderValue {
+        let begin = &self.journal().known().begin;
+        let sha256 = begin.sha256.to_string();
+        let size = self.job.identity.size.to_string();
+        let mtime = (self.job.identity.mtime_ns / 1_000_000_000).to_string();
+        let content_type = self.job.content_type.as_deref();
+        let encoding = (begin.coding != "identity").then_some(begin.coding.as_str());
+        let ours = [
+            Some(("filename", self.job.name.as_str())),
+            content_type.map(|content_type| ("filetype", content_type)),
+            Some(("sha256", sha256.as_str())),
+            Some(("size", size.as_str())),
+            encoding.map(|encoding| ("encoding", encoding)),
+            Some(("gateway", self.settings.gateway.as_str())),
+            Some(("mtime", mtime.as_str())),
+        ];
+        let theirs = self.job.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        tus::metadata(ours.into_iter().flatten().chain(theirs))
+    }
+}
+
+fn codec_trouble(error: &std::io::Error) -> Trouble {
+    Trouble::new(Kind::Unreadable, format!("cannot be compressed: {error}"))
+}
