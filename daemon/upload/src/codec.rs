@@ -12,7 +12,7 @@ use zstd_safe::{CCtx, CParameter};
 
 use crate::settings::Compression;
 
-/// Content of one frame. It bounds the memory of an upload (two or three such buffers), what is encoded anew when an
+/// Content of one frame. It bounds the memory of an upload (three such buffers), what is encoded anew when an
 /// upload goes on, and how well compression does: four times as much gives some two percent.
 pub const FRAME_BYTES: usize = 256 * 1024;
 /// Most that a frame of incompressible content takes: zstd adds 3 bytes a block of 128 KiB, a header and a checksum;

@@ -2,8 +2,8 @@
 //!
 //! # Shape
 //!
-//! One thread does all of it ([`engine`]): it looks into the outboxes ([`outbox`]), decides which file goes when, and makes
-//! attempts. An attempt reads a file a frame at a time, encodes each ([`codec`]), writes down what it is going to send
+//! One thread does all but encoding ([`engine`]): it looks into the outboxes ([`outbox`]), decides which file goes when, and makes
+//! attempts. An attempt reads a file a frame at a time, encodes each ([`codec`], on a thread beside), writes down what it is going to send
 //! ([`journal`]) and hands it to a connection ([`http`]), as its protocol wants it ([`tus`], or `PUT`). What servers and links do
 //! on the way has a name, and a consequence ([`trouble`]). Files that are not to be tried again are in the [`ledger`].
 //!
@@ -17,6 +17,7 @@
 
 pub mod ask;
 mod attempt;
+mod beside;
 mod body;
 pub mod breaker;
 pub mod codec;

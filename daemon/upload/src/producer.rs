@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::{
-    codec::Encoder,
+    beside::Worker,
     journal::{Frame, Journal},
     slots::{Slots, Slotted},
     source::Source,
@@ -23,7 +23,7 @@ pub(crate) struct Cursor {
 pub(crate) struct Producer<'a> {
     pub(crate) source: &'a Source,
     pub(crate) slots: &'a Slots,
-    pub(crate) encoder: &'a mut Encoder,
+    pub(crate) encoder: &'a mut Worker,
     pub(crate) journal: &'a mut Journal,
     /// Bytes of content since the journal was synced.
     pub(crate) unsynced: &'a mut u64,
@@ -31,6 +31,8 @@ pub(crate) struct Producer<'a> {
 
 /// A frame to be sent, or what is left of it.
 pub(crate) struct Made {
+    /// Which.
+    pub(crate) index: u64,
     pub(crate) slot: Slotted,
     /// Of the slot's buffer.
     pub(crate) range: Range<usize>,
@@ -53,8 +55,9 @@ impl Producer<'_> {
         if self.encoder.encoding().is_identity() {
             return Ok(Some(content));
         }
-        let mut encoded = encoded(self.slots, self.encoder, &mut content).await?;
-        self.record(index, Frame::of(encoded.buffer()), content.buffer().len())?;
+        let length = content.buffer().len();
+        let mut encoded = encoded(self.slots, self.encoder, content).await?;
+        self.record(index, Frame::of(encoded.buffer()), length)?;
         Ok(Some(encoded))
     }
 
@@ -89,9 +92,10 @@ impl Producer<'_> {
         while let Some(mut slot) = self.frame(cursor.index).await? {
             let length = slot.buffer().len();
             let skip = usize::try_from(cursor.skip).unwrap_or(usize::MAX).min(length);
-            *cursor = Cursor { index: cursor.index + 1, skip: 0 };
+            let index = cursor.index;
+            *cursor = Cursor { index: index + 1, skip: 0 };
             if skip < length {
-                return Ok(Some(Made { slot, range: skip..length }));
+                return Ok(Some(Made { index, slot, range: skip..length }));
             }
         }
         Ok(None)
@@ -99,12 +103,8 @@ impl Producer<'_> {
 }
 
 /// The content of a buffer, encoded into another one.
-pub(crate) async fn encoded(slots: &Slots, encoder: &mut Encoder, content: &mut Slotted) -> Result<Slotted, Trouble> {
-    let mut out = slots.take().await;
-    let room = out.buffer().capacity();
-    out.buffer().set_len(room);
-    let length = encoder.encode(content.buffer(), out.buffer().as_mut());
-    let length = length.map_err(|error| Trouble::new(Kind::Unreadable, format!("cannot be compressed: {error}")))?;
-    out.buffer().set_len(length);
-    Ok(out)
+pub(crate) async fn encoded(slots: &Slots, encoder: &mut Worker, content: Slotted) -> Result<Slotted, Trouble> {
+    let out = slots.take().await;
+    let made = encoder.encode(content, out).await;
+    made.map_err(|error| Trouble::new(Kind::Unreadable, format!("cannot be compressed: {error}")))
 }

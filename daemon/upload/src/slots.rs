@@ -14,7 +14,8 @@ use tokio::sync::Notify;
 
 use crate::codec::MOST_ENCODED_BYTES;
 
-/// Buffers of an upload: one that is read into, one that is encoded into, and one whose pieces are on their way.
+/// Buffers of an upload: while the pieces of one are on their way, the next frame is read into another, and encoded from there into
+/// the third. As it is, a frame needs two: one that is on its way, and one that is read into.
 const SLOTS: usize = 3;
 /// Most bytes of one piece.
 pub(crate) const PIECE_BYTES: usize = 64 * 1024;

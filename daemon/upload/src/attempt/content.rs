@@ -6,7 +6,8 @@ use tidegate_values::Digest;
 
 use super::Attempt;
 use crate::{
-    codec::{Encoder, Encoding, FRAME_BYTES, shrinks},
+    beside::Worker,
+    codec::{Encoding, FRAME_BYTES, shrinks},
     journal::{Begin, Journal, NOT_WORTH_A_SYNC},
     producer::{Producer, encoded},
     source::Source,
@@ -17,11 +18,10 @@ use crate::{
 
 impl Attempt<'_> {
     /// Begins a journal: digests the content, and decides how it is encoded. `planned`: its length as it is sent must be known.
-    pub(super) async fn begin(&mut self, source: &Source, planned: bool) -> Result<Encoder, Trouble> {
+    pub(super) async fn begin(&mut self, source: &Source, planned: bool) -> Result<Worker, Trouble> {
         self.progress.step.set(Step::Digesting);
         let mut encoder = self.encoder_for(source).await?;
         let planned = planned && !encoder.encoding().is_identity();
-        let codec_version = encoder.version().map_err(|error| codec_trouble(&error))?;
         let encoding = encoder.encoding();
         let mut context = digest::Context::new(&digest::SHA256);
         let known = planned || source.frames() <= 1;
@@ -31,7 +31,7 @@ impl Attempt<'_> {
             source.read(index, &mut slot).await?;
             context.update(slot.buffer());
             if known && !encoding.is_identity() {
-                length += encoded(&self.slots, &mut encoder, &mut slot).await?.buffer().len() as u64;
+                length += encoded(&self.slots, &mut encoder, slot).await?.buffer().len() as u64;
             }
             tokio::task::yield_now().await;
         }
@@ -44,7 +44,7 @@ impl Attempt<'_> {
             target: self.target(),
             coding: encoding.name().to_owned(),
             level: encoding.level,
-            codec_version,
+            codec_version: encoder.version(),
             frame_bytes: u32::try_from(FRAME_BYTES).unwrap_or_default(),
             length,
         };
@@ -61,8 +61,8 @@ impl Attempt<'_> {
     }
 
     /// The configured encoder, or none where samples from the beginning, the middle and the end do not shrink.
-    async fn encoder_for(&self, source: &Source) -> Result<Encoder, Trouble> {
-        let new = |encoding| Encoder::new(encoding).map_err(|error| codec_trouble(&error));
+    async fn encoder_for(&self, source: &Source) -> Result<Worker, Trouble> {
+        let new = |encoding| Worker::start(encoding).map_err(|error| codec_trouble(&error));
         let mut encoder = new(Encoding::of(self.settings.compression))?;
         if encoder.encoding().is_identity() || source.size() == 0 {
             return new(Encoding::IDENTITY);
@@ -75,7 +75,7 @@ impl Attempt<'_> {
             let mut slot = self.slots.take().await;
             source.read(index, &mut slot).await?;
             content += slot.buffer().len();
-            remains += encoded(&self.slots, &mut encoder, &mut slot).await?.buffer().len();
+            remains += encoded(&self.slots, &mut encoder, slot).await?.buffer().len();
         }
         if shrinks(content, remains) { Ok(encoder) } else { new(Encoding::IDENTITY) }
     }
@@ -85,11 +85,11 @@ impl Attempt<'_> {
     /// # Errors
     ///
     /// It makes other bytes now than it did.
-    pub(super) fn encoder(&self) -> Result<Encoder, Trouble> {
+    pub(super) fn encoder(&self) -> Result<Worker, Trouble> {
         let begin = &self.journal().known().begin;
         let encoding = begin.encoding().unwrap_or(Encoding::IDENTITY);
-        let mut encoder = Encoder::new(encoding).map_err(|error| codec_trouble(&error))?;
-        if encoder.version().map_err(|error| codec_trouble(&error))? == begin.codec_version {
+        let encoder = Worker::start(encoding).map_err(|error| codec_trouble(&error))?;
+        if encoder.version() == begin.codec_version {
             return Ok(encoder);
         }
         let text = format!("{} compresses in another way than when the upload was begun", encoding.name());
@@ -101,7 +101,7 @@ impl Attempt<'_> {
     }
 
     /// What makes what is sent, with the journal that was begun.
-    pub(super) fn producer<'b>(&'b mut self, source: &'b Source, encoder: &'b mut Encoder) -> Producer<'b> {
+    pub(super) fn producer<'b>(&'b mut self, source: &'b Source, encoder: &'b mut Worker) -> Producer<'b> {
         Producer {
             source,
             slots: &self.slots,

@@ -5,8 +5,8 @@ use tokio::time::timeout;
 
 use super::{Attempt, send::request};
 use crate::{
+    beside::Worker,
     body::Pieces,
-    codec::Encoder,
     http::{get, next, same_server},
     journal::NOT_WORTH_A_SYNC,
     producer::{Cursor, Made},
@@ -19,7 +19,7 @@ use crate::{
 impl Attempt<'_> {
     /// Reads back what is to be read back. Only then is it written down that the file has arrived: else an attempt after one that
     /// was cut off in the middle of it, or a start after a crash, would take it for verified.
-    pub(super) async fn verified(&mut self, source: &Source, encoder: &mut Encoder, uri: &Uri) -> Result<(), Trouble> {
+    pub(super) async fn verified(&mut self, source: &Source, encoder: &mut Worker, uri: &Uri) -> Result<(), Trouble> {
         if self.settings.verify == Verify::ReadBack {
             let within = self.settings.total_within;
             let text = || format!("the content was not read back within {within:?}");
@@ -32,7 +32,7 @@ impl Attempt<'_> {
     }
 
     /// Fetches what the server has, and compares it with what is sent, byte by byte.
-    async fn read_back(&mut self, source: &Source, encoder: &mut Encoder, uri: &Uri) -> Result<(), Trouble> {
+    async fn read_back(&mut self, source: &Source, encoder: &mut Worker, uri: &Uri) -> Result<(), Trouble> {
         self.progress.step.set(Step::Verifying);
         let mut connection = self.connection(uri).await?;
         let trusted = same_server(self.endpoint, uri);
@@ -58,7 +58,7 @@ impl Attempt<'_> {
                 if made.is_none() {
                     made = producer.next(&mut cursor).await?;
                 }
-                let Some(Made { slot, range }) = &mut made else { return Err(differs()) };
+                let Some(Made { slot, range, .. }) = &mut made else { return Err(differs()) };
                 let count = rest.len().min(range.len());
                 if slot.buffer()[range.start..range.start + count] != rest[..count] {
                     return Err(differs());

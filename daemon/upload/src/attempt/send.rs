@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::{Attempt, content_before};
 use crate::{
+    beside::Worker,
     body::{Feed, Pieces},
-    codec::Encoder,
     http::{Answer, Clocks, Connection, Hold, redirected, same_server},
     pacing::Pacing,
     producer::{Cursor, Made, Producer},
@@ -90,7 +90,7 @@ impl Attempt<'_> {
     pub(super) async fn send(
         &mut self,
         source: &Source,
-        encoder: &mut Encoder,
+        encoder: &mut Worker,
         uri: &Uri,
         builder: Builder,
         cursor: &mut Cursor,
@@ -147,7 +147,7 @@ impl Attempt<'_> {
     }
 }
 
-/// Feeds a request's body from `cursor` on.
+/// Feeds a request's body from `cursor` on. While a frame is sent, the next one is read and encoded.
 #[expect(clippy::too_many_arguments, reason = "borrowed part by part from what an attempt has")]
 async fn feed_body(
     mut producer: Producer<'_>,
@@ -162,6 +162,9 @@ async fn feed_body(
     /// A part of whole frames ends after this, however little went through.
     const LONGEST: Duration = Duration::from_mins(2);
     let begun = Instant::now();
+    // What is made next: ahead of `cursor` by the frame that was made while the one before was sent.
+    let mut next = *cursor;
+    let mut ahead = None;
     loop {
         let room = match budget {
             Budget::Exactly(length) => length - given.bytes,
@@ -172,30 +175,39 @@ async fn feed_body(
             break;
         }
         // What the disk and the encoder take is ours.
-        let at = *cursor;
-        let Some(Made { slot, range }) = producer.next(cursor).await? else {
-            break;
-        };
+        let made = if ahead.is_some() { ahead.take() } else { producer.next(&mut next).await? };
+        let Some(Made { index, slot, range }) = made else { break };
         let end = range.end.min(range.start.saturating_add(usize::try_from(room).unwrap_or(usize::MAX)));
-        if end < range.end {
+        *cursor = if end < range.end {
             // The rest of the frame goes with the next part.
-            let skip = at.skip + (end - range.start) as u64;
-            *cursor = Cursor { index: at.index, skip };
-        }
-        for mut piece in slot.pieces(range.start, end) {
-            while piece.has_remaining() {
-                let may = pacing.may_send(piece.remaining(), hold).await;
-                if feed.piece(piece.split_to(may)).await.is_err() {
-                    // The connection has ended, or the answer has come: whoever waits for that says which.
-                    std::future::pending::<()>().await;
-                }
-                given.bytes += may as u64;
-                if matches!(budget, Budget::Exactly(length) if length == given.bytes) {
-                    // Told the length, a server need not wait for an end.
-                    hold.is_whole();
+            Cursor { index, skip: end as u64 }
+        } else {
+            Cursor { index: index + 1, skip: 0 }
+        };
+        let with_it = given.bytes + (end - range.start) as u64;
+        let is_last = match budget {
+            Budget::Exactly(most) | Budget::Frames(most) => with_it >= most,
+            Budget::All => false,
+        };
+        let sent = async {
+            for mut piece in slot.pieces(range.start, end) {
+                while piece.has_remaining() {
+                    let may = pacing.may_send(piece.remaining(), hold).await;
+                    if feed.piece(piece.split_to(may)).await.is_err() {
+                        // The connection has ended, or the answer has come: whoever waits for that says which.
+                        std::future::pending::<()>().await;
+                    }
+                    given.bytes += may as u64;
+                    if matches!(budget, Budget::Exactly(length) if length == given.bytes) {
+                        // Told the length, a server need not wait for an end.
+                        hold.is_whole();
+                    }
                 }
             }
-        }
+        };
+        let following = async { if is_last { Ok(None) } else { producer.next(&mut next).await } };
+        let ((), made) = tokio::join!(sent, following);
+        ahead = made?;
         progress.sent.set(content_before(cursor).min(producer.source.size()));
     }
     if let Budget::Exactly(length) = budget

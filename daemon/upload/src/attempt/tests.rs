@@ -475,6 +475,18 @@ fn an_upload_that_was_told_to_stop_in_the_middle_of_a_part_goes_on_there() {
 }
 
 #[test]
+fn the_next_frame_is_made_while_one_is_sent() {
+    // A frame of this takes more than the bucket gives at once.
+    let mut random = fastrand::Rng::with_seed(5);
+    let content: Vec<u8> = std::iter::repeat_with(|| random.u8(b'a'..b'q')).take(1_500_000).collect();
+    let stage = Stage::new(&content, Protocol::Tus, Compression::Zstd(1), mood(ALL));
+    let mut job = stage.job();
+    stage.stopped_attempt(&mut job, 1, Duration::from_secs(1));
+    assert_eq!(job.journal.unwrap().known().frames, 2, "one is on its way, and one has been made");
+    assert!(job.sent_bytes <= 64 << 10, "{}", job.sent_bytes);
+}
+
+#[test]
 fn what_was_not_read_back_has_not_arrived() {
     for protocol in [Protocol::Tus, Protocol::Http] {
         let mut stage = Stage::new(&text(900_000), protocol, Compression::Zstd(1), mood(ALL));

@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use super::{Arrived, Attempt, content_before, send::Budget};
 use crate::{
-    codec::{Encoder, Encoding, FRAME_BYTES},
+    beside::Worker,
+    codec::{Encoding, FRAME_BYTES},
     journal::{NOT_WORTH_A_SYNC, Place},
     producer::{Cursor, Made},
     retry::PROGRESS_BYTES,
@@ -205,7 +206,7 @@ impl Attempt<'_> {
     /// # Errors
     ///
     /// The server says that it has more than there is; or the file is not what it was.
-    async fn cursor(&mut self, source: &Source, encoder: &mut Encoder, offset: u64) -> Result<Option<Cursor>, Trouble> {
+    async fn cursor(&mut self, source: &Source, encoder: &mut Worker, offset: u64) -> Result<Option<Cursor>, Trouble> {
         if encoder.encoding().is_identity() {
             let frame = FRAME_BYTES as u64;
             let cursor = Cursor { index: offset / frame, skip: offset % frame };
@@ -244,7 +245,7 @@ impl Attempt<'_> {
     async fn checksum(
         &mut self,
         source: &Source,
-        encoder: &mut Encoder,
+        encoder: &mut Worker,
         mut cursor: Cursor,
         most: u64,
         exact: bool,
@@ -257,7 +258,7 @@ impl Attempt<'_> {
         let mut producer = self.producer(source, encoder);
         let mut bytes = 0;
         while bytes < most {
-            let Some(Made { mut slot, range }) = producer.next(&mut cursor).await? else { break };
+            let Some(Made { mut slot, range, .. }) = producer.next(&mut cursor).await? else { break };
             let room = usize::try_from(most - bytes).unwrap_or(usize::MAX);
             let end = if exact { range.end.min(range.start.saturating_add(room)) } else { range.end };
             context.update(&slot.buffer()[range.start..end]);
