@@ -1,7 +1,8 @@
 //! The content of a file, a frame at a time, as it was when it was taken.
 //!
 //! What the page cache has is read from there. What it has not is read past it (`O_DIRECT`) where the file system can, so that
-//! a large file does not push out what the gateway works with; where it cannot, what was read is given back (`fadvise`).
+//! a large file does not push out what the gateway works with; where it cannot, what was read is given back (`fadvise`). A file
+//! in memory (tmpfs) is read as if it were cached.
 //! The first frame of a large file that is not cached ends the looking there: a read that only looks (`RWF_NOWAIT`) makes
 //! Linux read ahead all the same, and so the file would be cached by asking whether it is.
 
@@ -16,7 +17,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Advice, fadvise},
+    fs::{Advice, FsWord, fadvise, fstatfs},
     io::{Errno, ReadWriteFlags, preadv2},
 };
 use tidegate_storage::{Backend, File as Stored, Storage as _};
@@ -30,6 +31,8 @@ use crate::{
 
 /// Files below this are read through the page cache: one read brings all of them, and the second pass finds it there.
 const DIRECT_FROM: u64 = 8 << 20;
+/// `TMPFS_MAGIC` and `RAMFS_MAGIC` (linux/magic.h).
+const IN_MEMORY: [FsWord; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// An open file. Close it with [`Self::close`].
 pub(crate) struct Source {
@@ -39,6 +42,8 @@ pub(crate) struct Source {
     /// For what is not.
     stored: Stored,
     direct: bool,
+    /// Whether there is no disk below: all of it is cached, though the file system cannot say so.
+    in_memory: bool,
     /// Whether the page cache had all that was wanted so far.
     cached: Cell<bool>,
     identity: Identity,
@@ -47,7 +52,9 @@ pub(crate) struct Source {
 impl Source {
     /// Takes an open file over; it has to be the one that `identity` says.
     pub(crate) fn new(backend: Backend, plain: File, identity: Identity) -> Result<Self, Trouble> {
-        let direct = if identity.size >= DIRECT_FROM { reopened(&plain, libc::O_DIRECT).ok() } else { None };
+        let in_memory = fstatfs(&plain).is_ok_and(|found| IN_MEMORY.contains(&found.f_type));
+        let wants_direct = identity.size >= DIRECT_FROM && !in_memory;
+        let direct = if wants_direct { reopened(&plain, libc::O_DIRECT).ok() } else { None };
         let is_direct = direct.is_some();
         let stored = match direct {
             Some(direct) => direct,
@@ -58,6 +65,7 @@ impl Source {
             plain,
             stored: backend.adopt(stored),
             direct: is_direct,
+            in_memory,
             cached: Cell::new(true),
             identity,
         };
@@ -110,10 +118,11 @@ impl Source {
     fn read_cached(&self, offset: u64, wanted: usize, slot: &mut Slotted) -> io::Result<bool> {
         let buffer = slot.buffer();
         buffer.set_len(wanted);
+        let flags = if self.in_memory { ReadWriteFlags::empty() } else { ReadWriteFlags::NOWAIT };
         let mut filled = 0;
         while filled < wanted {
             let mut rest = [IoSliceMut::new(&mut buffer.as_mut()[filled..])];
-            match preadv2(&self.plain, &mut rest, offset + filled as u64, ReadWriteFlags::NOWAIT) {
+            match preadv2(&self.plain, &mut rest, offset + filled as u64, flags) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(Errno::INTR) => {}
@@ -149,4 +158,35 @@ fn reopened(file: &File, flags: i32) -> io::Result<File> {
 
 fn unreadable(error: &io::Error) -> Trouble {
     Trouble::new(Kind::Unreadable, format!("the file cannot be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slots::Slots;
+
+    #[tokio::test]
+    async fn a_file_in_memory_is_read_as_if_it_were_cached() {
+        let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return };
+        let path = dir.path().join("file");
+        let length = usize::try_from(DIRECT_FROM).unwrap() + 77;
+        let mut random = fastrand::Rng::with_seed(3);
+        let content: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
+        fs::write(&path, &content).unwrap();
+        let file = File::open(&path).unwrap();
+        if !fstatfs(&file).is_ok_and(|found| IN_MEMORY.contains(&found.f_type)) {
+            return;
+        }
+        let identity = Identity::of(file.as_fd()).unwrap();
+        let source = Source::new(Backend::Threads, file, identity).unwrap();
+        let slots = Slots::new();
+        let mut read = Vec::new();
+        for index in 0..source.frames() {
+            let mut slot = slots.take().await;
+            source.read(index, &mut slot).await.unwrap();
+            read.extend_from_slice(slot.buffer());
+        }
+        assert!(read == content);
+        assert!(source.cached.get() && !source.direct, "nothing went by the way of disks");
+    }
 }
