@@ -189,11 +189,11 @@ fn member(deflate: &mut Compress, content: &[u8], out: &mut [u8]) -> io::Result<
 
 /// Whether compressing pays: content of which more than this many parts in 16 remain is sent as it is, which costs the
 /// gateway and the receiver nothing.
-const WORTH_IT: usize = 15;
+const WORTH_IT: u64 = 15;
 
 /// Whether samples that took `encoded` bytes instead of `content` are worth to be compressed.
 #[must_use]
-pub const fn shrinks(content: usize, encoded: usize) -> bool {
+pub const fn shrinks(content: u64, encoded: u64) -> bool {
     encoded < content / 16 * WORTH_IT
 }
 
@@ -247,7 +247,7 @@ mod tests {
         for encoding in ALL {
             let mut encoder = Encoder::new(encoding).unwrap();
             let out = encoded(&mut encoder, &content);
-            assert!(!shrinks(content.len(), out.len()), "{encoding:?}");
+            assert!(!shrinks(content.len() as u64, out.len() as u64), "{encoding:?}");
             assert_eq!(decoded(encoding.coding, &out), content, "{encoding:?}");
         }
     }
@@ -257,7 +257,12 @@ mod tests {
         let content = "temperature=21.5;humidity=40;door=closed\n".repeat(1000).into_bytes();
         for encoding in &ALL[1..] {
             let out = encoded(&mut Encoder::new(*encoding).unwrap(), &content);
-            assert!(shrinks(content.len(), out.len()), "{encoding:?}: {} of {}", out.len(), content.len());
+            assert!(
+                shrinks(content.len() as u64, out.len() as u64),
+                "{encoding:?}: {} of {}",
+                out.len(),
+                content.len()
+            );
         }
     }
 

@@ -10,6 +10,7 @@ use crate::{
     codec::{Encoding, FRAME_BYTES, shrinks},
     journal::{Begin, Journal, NOT_WORTH_A_SYNC},
     producer::{Producer, encoded},
+    slots::{Slots, Slotted},
     source::Source,
     status::Step,
     trouble::{Kind, Trouble},
@@ -20,22 +21,36 @@ impl Attempt<'_> {
     /// Begins a journal: digests the content, and decides how it is encoded. `planned`: its length as it is sent must be known.
     pub(super) async fn begin(&mut self, source: &Source, planned: bool) -> Result<Worker, Trouble> {
         self.progress.step.set(Step::Digesting);
-        let mut encoder = self.encoder_for(source).await?;
-        let planned = planned && !encoder.encoding().is_identity();
-        let encoding = encoder.encoding();
-        let mut context = digest::Context::new(&digest::SHA256);
-        let known = planned || source.frames() <= 1;
-        let mut length = 0;
-        for index in 0..source.frames() {
-            let mut slot = self.slots.take().await;
-            source.read(index, &mut slot).await?;
-            context.update(slot.buffer());
-            if known && !encoding.is_identity() {
-                length += encoded(&self.slots, &mut encoder, slot).await?.buffer().len() as u64;
-            }
-            tokio::task::yield_now().await;
+        let new = |encoding| Worker::start(encoding).map_err(|error| codec_trouble(&error));
+        let configured = if source.size() == 0 { Encoding::IDENTITY } else { Encoding::of(self.settings.compression) };
+        let mut encoder = new(configured)?;
+        // All of it is encoded for its length, but only if that will be its length.
+        if planned && source.frames() > SAMPLES as u64 && !self.samples_shrink(source, &mut encoder).await? {
+            encoder = new(Encoding::IDENTITY)?;
         }
-        let length = if encoding.is_identity() { Some(source.size()) } else { known.then_some(length) };
+        let all = planned || source.frames() <= 1;
+        let mut context = digest::Context::new(&digest::SHA256);
+        let mut tried = Tried::default();
+        let mut to_try = None;
+        for index in 0..source.frames() {
+            let digested = async {
+                let mut slot = self.slots.take().await;
+                source.read(index, &mut slot).await?;
+                context.update(slot.buffer());
+                tokio::task::yield_now().await;
+                Ok(slot)
+            };
+            // The frame before is encoded meanwhile: so it is handed over first.
+            let ((), slot) = tokio::try_join!(tried.add(&self.slots, &mut encoder, to_try.take()), digested)?;
+            let wanted = all || samples(source).contains(&index);
+            to_try = Some(slot).filter(|_| wanted && !encoder.encoding().is_identity());
+        }
+        tried.add(&self.slots, &mut encoder, to_try).await?;
+        if !encoder.encoding().is_identity() && !tried.shrink() {
+            encoder = new(Encoding::IDENTITY)?;
+        }
+        let encoding = encoder.encoding();
+        let length = if encoding.is_identity() { Some(source.size()) } else { all.then_some(tried.encoded) };
         let begin = Begin {
             outbox: self.job.outbox.clone(),
             name: self.job.name.clone(),
@@ -60,24 +75,15 @@ impl Attempt<'_> {
         Ok(encoder)
     }
 
-    /// The configured encoder, or none where samples from the beginning, the middle and the end do not shrink.
-    async fn encoder_for(&self, source: &Source) -> Result<Worker, Trouble> {
-        let new = |encoding| Worker::start(encoding).map_err(|error| codec_trouble(&error));
-        let mut encoder = new(Encoding::of(self.settings.compression))?;
-        if encoder.encoding().is_identity() || source.size() == 0 {
-            return new(Encoding::IDENTITY);
-        }
-        let (mut content, mut remains) = (0, 0);
-        let last = source.frames() - 1;
-        let mut samples = [0, last / 2, last].to_vec();
-        samples.dedup();
-        for index in samples {
+    /// Whether samples of the content shrink.
+    async fn samples_shrink(&self, source: &Source, encoder: &mut Worker) -> Result<bool, Trouble> {
+        let mut tried = Tried::default();
+        for index in samples(source) {
             let mut slot = self.slots.take().await;
             source.read(index, &mut slot).await?;
-            content += slot.buffer().len();
-            remains += encoded(&self.slots, &mut encoder, slot).await?.buffer().len();
+            tried.add(&self.slots, encoder, Some(slot)).await?;
         }
-        if shrinks(content, remains) { Ok(encoder) } else { new(Encoding::IDENTITY) }
+        Ok(tried.shrink())
     }
 
     /// The encoder of the journal that there is.
@@ -130,6 +136,35 @@ impl Attempt<'_> {
         ];
         let theirs = self.job.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         tus::metadata(ours.into_iter().flatten().chain(theirs))
+    }
+}
+
+/// Frames that are tried where not all are.
+const SAMPLES: usize = 3;
+
+/// Those: of the beginning, the middle and the end.
+fn samples(source: &Source) -> [u64; SAMPLES] {
+    let last = source.frames().saturating_sub(1);
+    [0, last / 2, last]
+}
+
+/// What became of frames that were encoded to see what becomes of them.
+#[derive(Default)]
+struct Tried {
+    content: u64,
+    encoded: u64,
+}
+
+impl Tried {
+    async fn add(&mut self, slots: &Slots, encoder: &mut Worker, frame: Option<Slotted>) -> Result<(), Trouble> {
+        let Some(mut content) = frame else { return Ok(()) };
+        self.content += content.buffer().len() as u64;
+        self.encoded += encoded(slots, encoder, content).await?.buffer().len() as u64;
+        Ok(())
+    }
+
+    const fn shrink(&self) -> bool {
+        shrinks(self.content, self.encoded)
     }
 }
 

@@ -245,6 +245,46 @@ fn what_does_not_shrink_is_sent_as_it_is() {
 }
 
 #[test]
+fn content_is_read_twice_and_no_more() {
+    // Bytes that this thread had from files (proc_pid_io(5)); sockets are not among them.
+    let had = || {
+        let io = fs::read_to_string("/proc/thread-self/io").ok()?;
+        io.lines().find_map(|line| line.strip_prefix("rchar: "))?.parse::<usize>().ok()
+    };
+    for compression in [Compression::None, Compression::Zstd(1)] {
+        let content = text(10 * FRAME_BYTES);
+        let stage = Stage::new(&content, Protocol::Tus, compression, mood(ALL));
+        let Some(before) = had() else { return };
+        assert_eq!(stage.bring(&mut stage.job()), []);
+        let read = had().unwrap() - before;
+        assert!(read < 2 * content.len() + FRAME_BYTES, "{read} of {}", content.len());
+    }
+}
+
+#[test]
+fn samples_say_whether_content_is_compressed_also_where_its_length_is_to_be_known() {
+    for extensions in [ALL, "creation"] {
+        // The first frame shrinks, the others do not; and the other way round.
+        for shrinking in [&[true, false, false, false][..], &[false, true, true, true]] {
+            let frames: Vec<Vec<u8>> = shrinking
+                .iter()
+                .map(|shrinks| if *shrinks { text(FRAME_BYTES) } else { random(FRAME_BYTES) })
+                .collect();
+            let content = frames.concat();
+            let stage = Stage::new(&content, Protocol::Tus, Compression::Zstd(1), mood(extensions));
+            assert_eq!(stage.bring(&mut stage.job()), []);
+            let upload = stage.server.only();
+            assert!(upload.metadata.contains("encoding "), "{extensions} {shrinking:?}: {}", upload.metadata);
+            assert!(decoded(&upload, "zstd") == content);
+        }
+        let content = random(5 * FRAME_BYTES);
+        let stage = Stage::new(&content, Protocol::Tus, Compression::Zstd(1), mood(extensions));
+        assert_eq!(stage.bring(&mut stage.job()), []);
+        assert!(stage.server.only().bytes == content);
+    }
+}
+
+#[test]
 fn an_upload_that_is_cut_again_and_again_goes_on_at_each_last_byte() {
     for (compression, coding) in
         [(Compression::None, "identity"), (Compression::Zstd(1), "zstd"), (Compression::Gzip(1), "gzip")]
