@@ -4,7 +4,7 @@
 //! ([`Files::of_upload`]); what differs in words is a [`Party`]. Where the file with the secret or `key` is not set, the
 //! credential of systemd (systemd.exec(5), `LoadCredential=`) that is meant for it takes its place, if there is one.
 //!
-//! Files are read again at each connect, so a renewed certificate is used without a restart, and a mistake in one
+//! Files are read again at each connect, those of uploads where one was changed, so a renewed certificate is used without a restart, and a mistake in one
 //! shows where the operator looks: in the reason why the other side is not reached, with the key and the file. That reason
 //! leaves the gateway with `cmd/status`, so it does not say where secrets are kept; neither do reports.
 
@@ -69,6 +69,16 @@ pub static SERVER: Party = Party {
     secret_credential: "tidegate.upload-token",
     key_credential: "tidegate.upload-key",
 };
+
+/// Where Debian, Alpine, Fedora and openSUSE have the system's authorities.
+const AUTHORITIES: [&str; 6] = [
+    "/etc/ssl/certs",
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/tls/cert.pem",
+    "/etc/ssl/ca-bundle.pem",
+];
 
 /// Why the credentials cannot be used. All of them are mended by a person, at the file.
 #[derive(Debug, thiserror::Error)]
@@ -198,6 +208,23 @@ impl<'a> Files<'a> {
         )
     }
 
+    /// The files that [`Self::client_config`] reads; of the system's authorities, places where systems have them.
+    #[must_use]
+    pub fn tls_files(&self, store: Option<&Path>) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = match self.ca {
+            Some(path) => vec![path.to_owned()],
+            None => {
+                let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(env::var_os);
+                named.map(PathBuf::from).chain(AUTHORITIES.map(PathBuf::from)).collect()
+            }
+        };
+        if let Some(cert) = self.cert {
+            files.push(cert.to_owned());
+            files.extend(file_or_credential(self.key, store, self.party.key_credential));
+        }
+        files
+    }
+
     /// The first line of the file with the secret, or of systemd's credential from the folder `store`; `None` where there
     /// is neither.
     ///
@@ -304,6 +331,10 @@ pub struct OfUploads(pub Arc<Config>);
 impl Credentials for OfUploads {
     fn tls(&self) -> Result<ClientConfig, String> {
         Files::of_upload(&self.0.upload).client_config(store().as_deref()).map_err(|error| error.to_string())
+    }
+
+    fn tls_files(&self) -> Vec<PathBuf> {
+        Files::of_upload(&self.0.upload).tls_files(store().as_deref())
     }
 
     fn authorization(&self) -> Result<Option<HeaderValue>, String> {

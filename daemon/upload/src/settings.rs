@@ -51,7 +51,7 @@ pub struct Settings {
     pub progress_within: Duration,
     /// Within which a request must be over.
     pub total_within: Duration,
-    /// Reads the certificates, keys and the token anew: they may have been replaced.
+    /// Reads the certificates, keys and the token: anew where they may have been replaced.
     pub credentials: Arc<dyn Credentials>,
 }
 
@@ -89,6 +89,11 @@ pub trait Credentials: Send + Sync {
     ///
     /// What a person must mend.
     fn tls(&self) -> Result<ClientConfig, String>;
+
+    /// The files that [`Self::tls`] reads: what it gave is used again as long as they are the same. None, and it is asked each time.
+    fn tls_files(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
 
     /// What `Authorization` holds, if anything. Blocks on the file system.
     ///

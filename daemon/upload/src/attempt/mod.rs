@@ -23,6 +23,7 @@ mod tus;
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    rc::Rc,
 };
 
 use http::Uri;
@@ -31,7 +32,7 @@ use tokio::time::Instant;
 
 use crate::{
     codec::FRAME_BYTES,
-    http::Connection,
+    http::{Connection, Tls},
     job::Job,
     journal::Journal,
     pacing::Pacing,
@@ -52,6 +53,8 @@ pub(crate) struct Server {
     abilities: Option<Abilities>,
     /// It says that a length may come last, and refuses it.
     wants_length: bool,
+    /// How TLS is spoken with it.
+    tls: Rc<Tls>,
     /// How much goes into one request.
     part: PartSize,
     /// Troubles so far, by name.

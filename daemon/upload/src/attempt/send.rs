@@ -1,6 +1,6 @@
 //! Requests: over which connection, fed from where, and what they leave in the accounts.
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use bytes::Buf as _;
 use http::{Method, Request, StatusCode, Uri, request::Builder};
@@ -44,7 +44,10 @@ impl Attempt<'_> {
     pub(super) async fn connection(&mut self, uri: &Uri) -> Result<Connection, Trouble> {
         match self.connection.take() {
             Some(connection) if connection.serves(uri) => Ok(connection),
-            _ => Connection::open(self.settings, uri).await,
+            _ => {
+                let tls = Rc::clone(&self.server.borrow().tls);
+                Connection::open(self.settings, uri, &tls).await
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use hyper::{
 };
 use tokio::task::{AbortHandle, JoinHandle};
 
-use super::{address::same_server, dial::dial};
+use super::{address::same_server, dial::dial, tls::Tls};
 use crate::{
     body::Pieces,
     settings::Settings,
@@ -68,10 +68,10 @@ impl Connection {
     /// # Errors
     ///
     /// See [`Kind::Connect`], [`Kind::Tls`], [`Kind::Proxy`], [`Kind::Metered`].
-    pub(crate) async fn open(settings: &Settings, uri: &Uri) -> Result<Self, Trouble> {
+    pub(crate) async fn open(settings: &Settings, uri: &Uri, tls: &Tls) -> Result<Self, Trouble> {
         let authorization = settings.credentials.authorization().map_err(|error| Trouble::new(Kind::Tls, error))?;
         let moved = Arc::new(AtomicU64::new(0));
-        let dialled = dial(settings, uri, Arc::clone(&moved)).await?;
+        let dialled = dial(settings, uri, tls, Arc::clone(&moved)).await?;
         let shaken = |error: hyper::Error| Trouble::new(Kind::EarlyClose, format!("{uri}: {error}"));
         let tasks = Local::default();
         let (sender, driver) = if dialled.http2 {

@@ -11,7 +11,7 @@ use rustls::pki_types::ServerName;
 use tokio::{net::lookup_host, time::timeout};
 use tokio_rustls::TlsConnector;
 
-use super::{address::port, io::Io, proxy::tunnel, route::interface_to, tcp::Tcp};
+use super::{address::port, io::Io, proxy::tunnel, route::interface_to, tcp::Tcp, tls::Tls};
 use crate::{
     settings::{HttpVersion, Settings},
     trouble::{Kind, Trouble},
@@ -30,25 +30,25 @@ pub(super) struct Dialled {
 /// # Errors
 ///
 /// What went wrong, in words for the one who must mend it.
-pub(super) async fn dial(settings: &Settings, uri: &Uri, moved: Arc<AtomicU64>) -> Result<Dialled, Trouble> {
+pub(super) async fn dial(settings: &Settings, uri: &Uri, tls: &Tls, moved: Arc<AtomicU64>) -> Result<Dialled, Trouble> {
     let within = settings.connect_within;
-    timeout(within, dial_at_leisure(settings, uri, moved))
+    timeout(within, dial_at_leisure(settings, uri, tls, moved))
         .await
         .unwrap_or_else(|_| Err(Trouble::new(Kind::Connect, format!("{uri}: no connection within {within:?}"))))
 }
 
-async fn dial_at_leisure(settings: &Settings, uri: &Uri, moved: Arc<AtomicU64>) -> Result<Dialled, Trouble> {
-    let tls = uri.scheme_str() == Some("https");
+async fn dial_at_leisure(settings: &Settings, uri: &Uri, tls: &Tls, moved: Arc<AtomicU64>) -> Result<Dialled, Trouble> {
+    let secure = uri.scheme_str() == Some("https");
     let first = settings.proxy.as_ref().unwrap_or(uri);
     let mut tcp = connect(settings, first, moved).await?;
-    if let (Some(proxy), true) = (&settings.proxy, tls) {
+    if let (Some(proxy), true) = (&settings.proxy, secure) {
         tunnel(&mut tcp, proxy, &format!("{}:{}", uri.host().unwrap_or_default(), port(uri))).await?;
     }
-    if !tls {
+    if !secure {
         let http2 = settings.http == HttpVersion::Http2;
         return Ok(Dialled { io: Io::Plain(tcp), http2, absolute: settings.proxy.is_some() });
     }
-    let mut client = settings.credentials.tls().map_err(|error| Trouble::new(Kind::Tls, error))?;
+    let mut client = tls.config(&settings.credentials).map_err(|error| Trouble::new(Kind::Tls, error))?;
     client.alpn_protocols = match settings.http {
         HttpVersion::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         HttpVersion::Http1 => vec![b"http/1.1".to_vec()],

@@ -8,9 +8,11 @@ mod io;
 mod proxy;
 mod route;
 mod tcp;
+mod tls;
 
 pub(crate) use address::same_server;
 pub use address::{join, redirected};
 pub(crate) use connection::Connection;
 pub use exchange::Answer;
 pub(crate) use exchange::{Clocks, Hold, get, next};
+pub(crate) use tls::Tls;
