@@ -911,7 +911,7 @@ pub static KEYS: &[Key] = &[
     },
     Key {
         name: "upload.total_within",
-        about: "Within which a request must be over.",
+        about: "Within which a request must be over; time that rate_limit or telemetry holds it back does not count.",
         default: r#""24h""#,
         accepted: r#"a duration from "1s" to "30d""#,
         effect: Effect::Live,

@@ -47,9 +47,9 @@ pub struct Settings {
     pub proxy: Option<Uri>,
     /// Within which a connection must stand, TLS included.
     pub connect_within: Duration,
-    /// Within which something must move on a connection.
+    /// Within which something of a file must move on a connection, and the answer come after it.
     pub progress_within: Duration,
-    /// Within which a request must be over.
+    /// Within which a request must be over; how long it was held back (`rate_limit`, what goes first) does not count.
     pub total_within: Duration,
     /// Reads the certificates, keys and the token: anew where they may have been replaced.
     pub credentials: Arc<dyn Credentials>,

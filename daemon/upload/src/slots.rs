@@ -78,7 +78,13 @@ impl Slots {
 
     /// Bytes of pieces that connections have taken so far.
     pub(crate) fn written(&self) -> u64 {
-        self.home.written.load(Ordering::Relaxed)
+        self.counter()()
+    }
+
+    /// Tells the same to somebody who does not have the buffers.
+    pub(crate) fn counter(&self) -> impl Fn() -> u64 + use<> {
+        let home = Arc::clone(&self.home);
+        move || home.written.load(Ordering::Relaxed)
     }
 }
 

@@ -34,9 +34,9 @@ pub enum Kind {
     Tls,
     /// The proxy does not let us through.
     Proxy,
-    /// Nothing moved within `progress_within`.
+    /// Nothing of the file moved within `progress_within`, and no answer came.
     Stalled,
-    /// A request was not over within `total_within`.
+    /// A request was not over within `total_within`, but for what it was held back by us.
     TooLong,
     /// The server read less than 4 KiB/s for a whole request: counted, and gone on with.
     Slow,

@@ -78,7 +78,7 @@ impl Attempt<'_> {
         let request = request(builder, Pieces::none())?;
         let hold = Hold::default();
         hold.is_whole();
-        let answer = connection.exchange(request, async { Ok(()) }, trusted, self.clocks(), &hold).await?;
+        let answer = connection.exchange(request, async { Ok(()) }, trusted, self.clocks(), &hold, || 0).await?;
         self.keep(connection, &answer);
         Ok(answer)
     }
@@ -106,13 +106,13 @@ impl Attempt<'_> {
         let request = request(builder, body)?;
         let hold = Hold::default();
         let clocks = self.clocks();
-        let before = self.slots.written();
+        let (before, written) = (self.slots.written(), self.slots.counter());
         let mut given = Given::default();
         let (pacing, progress) = (self.pacing, self.progress);
         let answered = {
             let producer = self.producer(source, encoder);
             let feeding = feed_body(producer, feed, cursor, budget, pacing, progress, &hold, &mut given);
-            connection.exchange(request, feeding, trusted, clocks, &hold).await
+            connection.exchange(request, feeding, trusted, clocks, &hold, written).await
         };
         self.account();
         if hold.was_slow() {

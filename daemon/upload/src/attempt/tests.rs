@@ -94,9 +94,13 @@ impl Stage {
     }
 
     fn attempt_at(&self, endpoint: &Uri, job: &mut Job) -> Result<Arrived, Trouble> {
+        self.attempt_at_rate(endpoint, job, None)
+    }
+
+    fn attempt_at_rate(&self, endpoint: &Uri, job: &mut Job, rate: Option<u64>) -> Result<Arrived, Trouble> {
         let backend = choose(IoPreference::Auto).unwrap().backend;
         let (_important, first) = watch::channel(false);
-        let (pacing, progress, yields) = (Pacing::new(first, None), Progress::new(), Cell::new(false));
+        let (pacing, progress, yields) = (Pacing::new(first, rate), Progress::new(), Cell::new(false));
         let attempt = Attempt::new(&self.settings, endpoint, backend, job, &self.kept, &pacing, &progress, &yields);
         block_on(backend, attempt.run(std::future::pending())).unwrap().unwrap().result
     }
@@ -593,6 +597,59 @@ fn an_answer_that_drips_is_not_waited_for_without_end() {
     let begun = std::time::Instant::now();
     assert_eq!(stage.attempt_at(&endpoint, &mut stage.job()).unwrap_err().kind, Kind::Stalled);
     assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn what_we_hold_back_ourselves_does_not_count_as_time_that_a_request_took() {
+    let content = random(200_000);
+    for protocol in [Protocol::Tus, Protocol::Http] {
+        let mut stage = Stage::new(&content, protocol, Compression::None, mood(ALL));
+        stage.settings.total_within = Duration::from_secs(1);
+        let begun = std::time::Instant::now();
+        // A bucket of 64 KiB goes at once, and the rest in two seconds.
+        assert_eq!(stage.attempt_at_rate(&stage.server.url(), &mut stage.job(), Some(64 << 10)), Ok(Arrived::Whole));
+        assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(stage.server.only().bytes == content);
+    }
+    // But that a server takes does.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint: Uri = format!("http://{}/files", listener.local_addr().unwrap()).parse().unwrap();
+    let mut stage = Stage::new(&content, Protocol::Http, Compression::None, mood(ALL));
+    stage.settings.total_within = Duration::from_secs(1);
+    let trouble = stage.attempt_at_rate(&endpoint, &mut stage.job(), Some(1 << 30)).unwrap_err();
+    assert_eq!(trouble.kind, Kind::TooLong, "{trouble}");
+}
+
+#[test]
+fn a_server_that_only_shows_that_it_is_alive_gets_nowhere() {
+    /// `SETTINGS_INITIAL_WINDOW_SIZE` (4) of 0: nothing may be sent (RFC 9113, section 6.5.2).
+    const SETTINGS: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0];
+    /// Section 6.7.
+    const PING: &[u8] = &[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    const PROCESSING: &[u8] = b"HTTP/1.1 102 Processing\r\n\r\n";
+    for (version, first, then) in [(HttpVersion::Http2, SETTINGS, PING), (HttpVersion::Http1, PROCESSING, PROCESSING)] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint: Uri = format!("http://{}/files", listener.local_addr().unwrap()).parse().unwrap();
+        std::thread::spawn(move || {
+            use std::io::Write as _;
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut reader = stream.try_clone().unwrap();
+            // What comes before there is a request would be no answer.
+            let _begun = reader.read(&mut [0; 1000]).unwrap();
+            std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+            let mut written = stream.write_all(first);
+            while written.is_ok() {
+                std::thread::sleep(Duration::from_millis(100));
+                written = stream.write_all(then);
+            }
+        });
+        let mut stage = Stage::new(&text(900), Protocol::Http, Compression::None, Mood::default());
+        (stage.settings.http, stage.settings.progress_within) = (version, Duration::from_secs(1));
+        let begun = std::time::Instant::now();
+        let trouble = stage.attempt_at(&endpoint, &mut stage.job()).unwrap_err();
+        assert_eq!(trouble.kind, Kind::Stalled, "{version:?}: {trouble}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{version:?}: {:?}", begun.elapsed());
+    }
 }
 
 #[test]

@@ -1,13 +1,6 @@
 //! One connection to a server, and who it is of.
 
-use std::{
-    cell::RefCell,
-    rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{cell::RefCell, rc::Rc};
 
 use http::{HeaderValue, Request, Response, Uri, header};
 use hyper::{
@@ -38,7 +31,6 @@ pub(crate) struct Connection {
     server: Uri,
     absolute: bool,
     authorization: Option<HeaderValue>,
-    moved: Arc<AtomicU64>,
 }
 
 enum Sender {
@@ -70,8 +62,7 @@ impl Connection {
     /// See [`Kind::Connect`], [`Kind::Tls`], [`Kind::Proxy`], [`Kind::Metered`].
     pub(crate) async fn open(settings: &Settings, uri: &Uri, tls: &Tls) -> Result<Self, Trouble> {
         let authorization = settings.credentials.authorization().map_err(|error| Trouble::new(Kind::Tls, error))?;
-        let moved = Arc::new(AtomicU64::new(0));
-        let dialled = dial(settings, uri, tls, Arc::clone(&moved)).await?;
+        let dialled = dial(settings, uri, tls).await?;
         let shaken = |error: hyper::Error| Trouble::new(Kind::EarlyClose, format!("{uri}: {error}"));
         let tasks = Local::default();
         let (sender, driver) = if dialled.http2 {
@@ -91,7 +82,7 @@ impl Connection {
             let driver = tokio::task::spawn_local(async move { drop(connection.await) });
             (Sender::Http1(sender), driver)
         };
-        Ok(Self { sender, driver, tasks, server: uri.clone(), absolute: dialled.absolute, authorization, moved })
+        Ok(Self { sender, driver, tasks, server: uri.clone(), absolute: dialled.absolute, authorization })
     }
 
     /// Whether requests to `uri` can go over it.
@@ -101,12 +92,6 @@ impl Connection {
             Sender::Http2(sender) => !sender.is_closed(),
         };
         open && same_server(&self.server, uri)
-    }
-
-    /// Tells how many bytes went over it, in both directions.
-    pub(super) fn counter(&self) -> impl Fn() -> u64 + use<> {
-        let moved = Arc::clone(&self.moved);
-        move || moved.load(Ordering::Relaxed)
     }
 
     /// Sends a request; `trusted`: to the server that credentials are meant for. The answer may come before the body has gone.

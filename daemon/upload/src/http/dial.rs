@@ -1,10 +1,6 @@
 //! From an address to a connection: name, route, TCP, proxy, TLS, and which HTTP is spoken.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use http::Uri;
 use rustls::pki_types::ServerName;
@@ -30,17 +26,17 @@ pub(super) struct Dialled {
 /// # Errors
 ///
 /// What went wrong, in words for the one who must mend it.
-pub(super) async fn dial(settings: &Settings, uri: &Uri, tls: &Tls, moved: Arc<AtomicU64>) -> Result<Dialled, Trouble> {
+pub(super) async fn dial(settings: &Settings, uri: &Uri, tls: &Tls) -> Result<Dialled, Trouble> {
     let within = settings.connect_within;
-    timeout(within, dial_at_leisure(settings, uri, tls, moved))
+    timeout(within, dial_at_leisure(settings, uri, tls))
         .await
         .unwrap_or_else(|_| Err(Trouble::new(Kind::Connect, format!("{uri}: no connection within {within:?}"))))
 }
 
-async fn dial_at_leisure(settings: &Settings, uri: &Uri, tls: &Tls, moved: Arc<AtomicU64>) -> Result<Dialled, Trouble> {
+async fn dial_at_leisure(settings: &Settings, uri: &Uri, tls: &Tls) -> Result<Dialled, Trouble> {
     let secure = uri.scheme_str() == Some("https");
     let first = settings.proxy.as_ref().unwrap_or(uri);
-    let mut tcp = connect(settings, first, moved).await?;
+    let mut tcp = connect(settings, first).await?;
     if let (Some(proxy), true) = (&settings.proxy, secure) {
         tunnel(&mut tcp, proxy, &format!("{}:{}", uri.host().unwrap_or_default(), port(uri))).await?;
     }
@@ -79,7 +75,7 @@ fn bare_host(uri: &Uri) -> &str {
 }
 
 /// The first address of the server that accepts.
-async fn connect(settings: &Settings, uri: &Uri, moved: Arc<AtomicU64>) -> Result<Tcp, Trouble> {
+async fn connect(settings: &Settings, uri: &Uri) -> Result<Tcp, Trouble> {
     let host = bare_host(uri);
     let trouble = |error: String| Trouble::new(Kind::Connect, error);
     let addresses = lookup_host((host, port(uri)))
@@ -88,9 +84,7 @@ async fn connect(settings: &Settings, uri: &Uri, moved: Arc<AtomicU64>) -> Resul
     let mut last = trouble(format!("{host} does not resolve to an address"));
     for address in addresses {
         let connected = match allowed(settings, address) {
-            Ok(interface) => {
-                Tcp::connect(address, interface.as_deref(), settings.progress_within, Arc::clone(&moved)).await
-            }
+            Ok(interface) => Tcp::connect(address, interface.as_deref(), settings.progress_within).await,
             Err(Route::Metered(interface)) => {
                 let text = format!("{host} is reached over {interface}, which is metered");
                 last = Trouble::new(Kind::Metered, text);

@@ -36,15 +36,18 @@ const SLOW_AFTER: Duration = Duration::from_secs(10);
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clocks {
+    /// From one byte of the body to the next, and from the last one to the answer.
     pub(crate) progress_within: Duration,
+    /// Altogether, but for what it was held back by us.
     pub(crate) total_within: Duration,
 }
 
-/// What the one who feeds a body tells the one who waits for the answer: whether it is us who hold it back, since that silence is
-/// not the server's, and when it is whole.
+/// What the one who feeds a body tells the one who waits for the answer: since when, and for how long altogether, it is us who hold it
+/// back, since that silence is not the server's; and when it is whole.
 #[derive(Debug, Default)]
 pub(crate) struct Hold {
-    held: Cell<bool>,
+    since: Cell<Option<Instant>>,
+    held: Cell<Duration>,
     slow: Cell<bool>,
     whole: Cell<bool>,
 }
@@ -52,10 +55,16 @@ pub(crate) struct Hold {
 impl Hold {
     /// Waits for something of ours.
     pub(crate) async fn during<T>(&self, wait: impl Future<Output = T>) -> T {
-        self.held.set(true);
+        self.since.set(Some(Instant::now()));
         let output = wait.await;
-        self.held.set(false);
+        self.held.set(self.held());
+        self.since.set(None);
         output
+    }
+
+    /// How long it was held back so far.
+    fn held(&self) -> Duration {
+        self.held.get() + self.since.get().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// All of the body is on its way: from now on an answer is not early.
@@ -104,6 +113,9 @@ impl Answer {
 impl Connection {
     /// Sends `request`, whose body `feed` feeds, and gives the answer. Where the answer comes first, feeding ends.
     ///
+    /// `written` says how many bytes of bodies went, and that alone is movement: a server that is alive (PING of RFC 9113, 6.7; answers
+    /// of 1xx) does not get anywhere by it. For how long we held the body back is nobody's fault, and does not count.
+    ///
     /// # Errors
     ///
     /// Those of the connection and of the clocks, and what `feed` says. The connection is not to be used again then.
@@ -114,15 +126,15 @@ impl Connection {
         trusted: bool,
         clocks: Clocks,
         hold: &Hold,
+        written: impl Fn() -> u64,
     ) -> Result<Answer, Trouble> {
         let head = request.method() == http::Method::HEAD;
-        let moved = self.counter();
-        let begun = (Instant::now(), moved());
+        let begun = (Instant::now(), written());
         let mut whole = false;
         let response = {
             let mut feed = pin!(feed);
             let mut sending = pin!(self.send(request, trusted));
-            let mut last = (Instant::now(), moved());
+            let mut last = begun;
             loop {
                 select! {
                     biased;
@@ -132,19 +144,19 @@ impl Connection {
                         whole = true;
                     }
                     () = sleep(LOOK) => {
-                        let now = (Instant::now(), moved());
-                        if now.1 != last.1 || hold.held.get() {
+                        let now = (Instant::now(), written());
+                        if now.1 != last.1 || hold.since.get().is_some() {
                             last = now;
                         } else if now.0 - last.0 >= clocks.progress_within {
                             let text = format!("nothing moved for {:?}", clocks.progress_within);
                             return Err(Trouble::new(Kind::Stalled, text));
                         }
-                        let lasted = now.0 - begun.0;
+                        let lasted = (now.0 - begun.0).saturating_sub(hold.held());
                         if lasted >= clocks.total_within {
                             let text = format!("the request was not over within {:?}", clocks.total_within);
                             return Err(Trouble::new(Kind::TooLong, text));
                         }
-                        if lasted >= SLOW_AFTER && !whole && !hold.held.get() && (now.1 - begun.1) / lasted.as_secs().max(1) < SLOW {
+                        if lasted >= SLOW_AFTER && !whole && (now.1 - begun.1) / lasted.as_secs().max(1) < SLOW {
                             hold.slow.set(true);
                         }
                     }

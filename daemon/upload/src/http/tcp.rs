@@ -5,10 +5,6 @@ use std::{
     net::SocketAddr,
     os::fd::AsFd,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -29,7 +25,7 @@ const PRIORITY_BULK: u32 = 2;
 /// DSCP "lower effort" (RFC 8622) in the byte that holds it.
 const LOWER_EFFORT: u8 = 1 << 2;
 
-/// A connection that writes little at a time, whose bytes are counted, and whose end is told by reading alone.
+/// A connection that writes little at a time, and whose end is told by reading alone.
 ///
 /// A server that objects says why and closes. Whoever writes then fails before the reason is read, and would take for a
 /// bad link what was an answer. So a write to a peer that has closed succeeds, as one a moment earlier would have: what
@@ -37,7 +33,6 @@ const LOWER_EFFORT: u8 = 1 << 2;
 #[derive(Debug)]
 pub(crate) struct Tcp {
     stream: TcpStream,
-    moved: Arc<AtomicU64>,
 }
 
 impl Tcp {
@@ -46,7 +41,6 @@ impl Tcp {
         address: SocketAddr,
         interface: Option<&str>,
         dead_after: Duration,
-        moved: Arc<AtomicU64>,
     ) -> io::Result<Self> {
         let socket = match address {
             SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
@@ -57,7 +51,7 @@ impl Tcp {
         }
         let stream = socket.connect(address).await?;
         configure(&stream, address, dead_after)?;
-        Ok(Self { stream, moved })
+        Ok(Self { stream })
     }
 }
 
@@ -104,10 +98,7 @@ impl AsyncRead for Tcp {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.moved.fetch_add((buffer.filled().len() - before) as u64, Ordering::Relaxed);
-        read
+        Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
@@ -115,9 +106,6 @@ impl AsyncWrite for Tcp {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let bytes = &bytes[..bytes.len().min(MOST_WRITTEN)];
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        if let Poll::Ready(Ok(count)) = written {
-            self.moved.fetch_add(count as u64, Ordering::Relaxed);
-        }
         closed_is_read(written, bytes.len())
     }
 
@@ -135,9 +123,6 @@ impl AsyncWrite for Tcp {
         }
         let count = slices.len().min(fitting.len());
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, &fitting[..count]);
-        if let Poll::Ready(Ok(count)) = written {
-            self.moved.fetch_add(count as u64, Ordering::Relaxed);
-        }
         closed_is_read(written, MOST_WRITTEN - room)
     }
 
@@ -164,8 +149,7 @@ mod tests {
     async fn no_write_takes_more_than_64_kib() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let moved = Arc::new(AtomicU64::new(0));
-        let mut tcp = Tcp::connect(address, None, Duration::from_secs(5), Arc::clone(&moved)).await.unwrap();
+        let mut tcp = Tcp::connect(address, None, Duration::from_secs(5)).await.unwrap();
         let _peer = listener.accept().await.unwrap();
         let large = vec![7; 1 << 20];
         let written = poll_fn(|context| Pin::new(&mut tcp).poll_write(context, &large)).await.unwrap();
@@ -173,14 +157,13 @@ mod tests {
         let slices = [&large[..10], &large[..60_000], &large[..60_000], &large[..]].map(IoSlice::new);
         let more = poll_fn(|context| Pin::new(&mut tcp).poll_write_vectored(context, &slices)).await.unwrap();
         assert!(more <= MOST_WRITTEN, "{more}");
-        assert_eq!(moved.load(Ordering::Relaxed), (written + more) as u64);
     }
 
     #[tokio::test]
     async fn it_stands_behind_everything_else_in_the_gateway() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let tcp = Tcp::connect(address, Some("lo"), Duration::from_secs(5), Arc::default()).await.unwrap();
+        let tcp = Tcp::connect(address, Some("lo"), Duration::from_secs(5)).await.unwrap();
         assert_eq!(sockopt::ip_tos(tcp.stream.as_fd()).unwrap(), LOWER_EFFORT);
         assert_eq!(sockopt::tcp_user_timeout(tcp.stream.as_fd()).unwrap(), 5000);
     }
