@@ -42,6 +42,8 @@ pub(crate) struct Job {
     pub(crate) attempts: u32,
     /// The last trouble's kind, and how many of it came in a row without progress between.
     pub(crate) in_a_row: Option<(Kind, u32)>,
+    /// Times that the server forgot it, since it was last seen to remember.
+    pub(crate) forgotten: u32,
     /// The last trouble, for a person.
     pub(crate) last_error: Option<String>,
     /// Bytes of bodies that connections took.
@@ -82,6 +84,7 @@ impl Job {
             farthest: None,
             attempts: 0,
             in_a_row: None,
+            forgotten: 0,
             last_error: None,
             sent_bytes: 0,
             begun: None,
@@ -102,12 +105,18 @@ impl Job {
         }
     }
 
-    /// Counts a trouble; how many of its kind there were in a row.
+    /// Counts a trouble; how many of its kind there were in a row. That an upload is cut off, or gets somewhere, before the server
+    /// forgets it once more is no end of such a row.
     pub(crate) fn failed(&mut self, trouble: &Trouble, progressed: bool) -> u32 {
         let before =
             self.in_a_row.filter(|(kind, _)| *kind == trouble.kind && !progressed).map_or(0, |(_, count)| count);
-        self.in_a_row = Some((trouble.kind, before + 1));
+        let mut count = before + 1;
+        if trouble.kind == Kind::Forgotten {
+            self.forgotten += 1;
+            count = count.max(self.forgotten);
+        }
+        self.in_a_row = Some((trouble.kind, count));
         self.last_error = Some(trouble.text.clone());
-        before + 1
+        count
     }
 }

@@ -204,6 +204,7 @@ impl Kind {
             // A server may be in the middle of something: so each gets its chances.
             Self::Refused if in_a_row >= TRIES => Verdict::Park(Reason::Refused),
             Self::LyingOffset if in_a_row >= TRIES => Verdict::Park(Reason::LyingServer),
+            Self::Forgotten if in_a_row >= FORGOTTEN_TRIES => Verdict::Park(Reason::LyingServer),
             Self::Corrupted | Self::Checksum if in_a_row >= TRIES => Verdict::Park(Reason::Corrupted),
             Self::Forgotten | Self::LyingOffset | Self::Corrupted | Self::FrameDiffers | Self::LengthWanted => {
                 Verdict::Restart
@@ -215,6 +216,9 @@ impl Kind {
 
 /// Attempts that a file gets where the server may yet think better of it.
 const TRIES: u32 = 3;
+/// Times that a server may forget a file that it never remembered between: a restart, or uploads that it keeps for less time than the link
+/// is away, are no reason to give up at once.
+const FORGOTTEN_TRIES: u32 = 5;
 
 impl Trouble {
     /// One that no answer belongs to.

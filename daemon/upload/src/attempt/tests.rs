@@ -364,6 +364,45 @@ fn a_server_that_forgot_an_upload_gets_it_anew() {
 }
 
 #[test]
+fn a_server_that_forgets_every_time_is_waited_for_longer_each_time_and_then_left_to_a_person() {
+    use crate::{ledger::Reason, trouble::Verdict};
+    // Less than the smallest part.
+    let cuts = Mood { cut_after: Some(100_000), ..mood(ALL) };
+    let stage = Stage::new(&text(900_000), Protocol::Tus, Compression::None, cuts);
+    let mut job = stage.job();
+    let (mut waits, mut verdict) = (Vec::new(), Verdict::Again);
+    while !matches!(verdict, Verdict::Park(_)) {
+        let trouble = stage.attempt(&mut job).unwrap_err();
+        if trouble.kind == Kind::Forgotten {
+            waits.push(trouble.retry_after.map_or(0, |wait| wait.as_secs()));
+        } else {
+            assert_eq!(trouble.kind, Kind::EarlyClose);
+            stage.server.state.lock().unwrap().uploads.clear();
+        }
+        // What is cut off had got somewhere.
+        verdict = trouble.kind.verdict(job.failed(&trouble, trouble.kind == Kind::EarlyClose));
+        if verdict == Verdict::Restart {
+            job.journal.take().unwrap().remove().unwrap();
+            (job.sent_end, job.farthest) = (None, None);
+        }
+        assert!(waits.len() < 20, "{waits:?}");
+    }
+    assert_eq!(verdict, Verdict::Park(Reason::LyingServer));
+    assert_eq!(waits, [0, 60, 120, 240, 480]);
+    // One that remembers between is not to be blamed.
+    let mut job = stage.job();
+    job.forgotten = 4;
+    let _gone = fs::remove_file(stage.dir.path().join("journal"));
+    for _ in 0..2 {
+        assert_eq!(stage.attempt(&mut job).unwrap_err().kind, Kind::EarlyClose);
+    }
+    stage.server.state.lock().unwrap().uploads.clear();
+    let trouble = stage.attempt(&mut job).unwrap_err();
+    assert_eq!((trouble.kind, trouble.retry_after), (Kind::Forgotten, None));
+    assert_eq!(trouble.kind.verdict(job.failed(&trouble, false)), Verdict::Restart);
+}
+
+#[test]
 fn a_server_that_tells_more_than_it_was_sent_is_not_believed() {
     let content = text(900_000);
     let stage = Stage::new(&content, Protocol::Tus, Compression::None, Mood { cut_after: Some(300_000), ..mood(ALL) });

@@ -1,5 +1,7 @@
 //! By tus: asks how far the server is, and sends parts from there on.
 
+use std::time::Duration;
+
 use http::{HeaderValue, StatusCode, Uri};
 use ring::digest;
 use tokio::time::Instant;
@@ -10,7 +12,7 @@ use crate::{
     codec::{Encoding, FRAME_BYTES},
     journal::{NOT_WORTH_A_SYNC, Place},
     producer::{Cursor, Made},
-    retry::PROGRESS_BYTES,
+    retry::{MAX_RETRY_AFTER, PROGRESS_BYTES},
     source::Source,
     status::Step,
     trouble::{Kind, Trouble},
@@ -19,6 +21,8 @@ use crate::{
 
 /// With a checksum a part is made twice, first for its digest: so it is small enough to be cached between.
 const MOST_CHECKED_BYTES: u64 = 8 << 20;
+/// How long a server is left alone that forgets for the second time; each further time twice as long.
+const FORGOTTEN_WAIT: Duration = Duration::from_mins(1);
 
 impl Attempt<'_> {
     pub(super) async fn by_tus(&mut self, source: &Source) -> Result<Arrived, Trouble> {
@@ -83,7 +87,7 @@ impl Attempt<'_> {
                 self.server.borrow_mut().wants_length = true;
                 return Err(Trouble::new(Kind::LengthWanted, answer.trouble(true).text));
             }
-            let now = tus::patched(&answer).map_err(|trouble| self.expired(trouble))?;
+            let now = tus::patched(&answer).map_err(|trouble| self.forgotten(trouble))?;
             self.job.expires = tus::expires(&answer).map(tidegate_values::excerpt).or(self.job.expires.take());
             self.confirmed(now, offset + given.bytes, encoder.encoding(), &cursor)?;
             if now <= offset {
@@ -103,6 +107,7 @@ impl Attempt<'_> {
                 return Ok(Arrived::Yielded);
             }
         }
+        self.remembered();
         self.verified(source, &mut encoder, &location).await?;
         Ok(Arrived::Whole)
     }
@@ -128,8 +133,11 @@ impl Attempt<'_> {
         let location = known.location.as_deref().and_then(|location| location.parse::<Uri>().ok());
         if let Some(location) = location {
             let (answer, location) = self.ask(&location, tus::head).await?;
-            let standing = tus::standing(&answer).map_err(|trouble| self.expired(trouble))?;
+            let standing = tus::standing(&answer).map_err(|trouble| self.forgotten(trouble))?;
             self.standing_is_possible(standing.offset, total)?;
+            if standing.offset > 0 {
+                self.remembered();
+            }
             return Ok((location, standing.offset, standing.length));
         }
         if let (Some(total), Some(most)) = (total, abilities.max_size)
@@ -153,12 +161,29 @@ impl Attempt<'_> {
         Ok((location, 0, total))
     }
 
-    /// Says of an upload that is no longer there until when the server meant to keep it.
-    fn expired(&self, mut trouble: Trouble) -> Trouble {
-        if let (Kind::Forgotten, Some(expires)) = (trouble.kind, &self.job.expires) {
+    /// Of an upload that is no longer there: says until when the server meant to keep it, and has a server that forgets again and again
+    /// left alone for longer each time.
+    fn forgotten(&self, mut trouble: Trouble) -> Trouble {
+        if trouble.kind != Kind::Forgotten {
+            return trouble;
+        }
+        if let Some(expires) = &self.job.expires {
             trouble.text = format!("{}; it was to be kept until {expires}", trouble.text);
         }
+        let mut server = self.server.borrow_mut();
+        // Once, as when it was started anew, is no reason to wait.
+        if let Some(again) = server.forgot.checked_sub(1) {
+            let wait = FORGOTTEN_WAIT.saturating_mul(1 << again.min(10)).min(MAX_RETRY_AFTER);
+            trouble.retry_after = trouble.retry_after.max(Some(wait));
+        }
+        server.forgot += 1;
         trouble
+    }
+
+    /// It has kept something from one connection to the next.
+    fn remembered(&mut self) {
+        self.job.forgotten = 0;
+        self.server.borrow_mut().forgot = 0;
     }
 
     /// Counts what the server says that it has against what it was sent.
