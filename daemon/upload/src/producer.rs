@@ -48,11 +48,12 @@ impl Producer<'_> {
         if index >= self.source.frames() {
             return Ok(None);
         }
-        let mut content = self.slots.take().await;
+        let as_it_is = self.encoder.encoding().is_identity();
+        let mut content = self.slots.take_leaving(usize::from(as_it_is)).await;
         self.source.read(index, &mut content).await?;
         // What is cached is there at once: others want their turn, too.
         tokio::task::yield_now().await;
-        if self.encoder.encoding().is_identity() {
+        if as_it_is {
             return Ok(Some(content));
         }
         let length = content.buffer().len();

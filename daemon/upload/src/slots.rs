@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use crate::codec::MOST_ENCODED_BYTES;
 
 /// Buffers of an upload: while the pieces of one are on their way, the next frame is read into another, and encoded from there into
-/// the third. As it is, a frame needs two: one that is on its way, and one that is read into.
+/// the third. A frame that is sent as it is leaves that one alone.
 const SLOTS: usize = 3;
 /// Most bytes of one piece.
 pub(crate) const PIECE_BYTES: usize = 64 * 1024;
@@ -61,8 +61,16 @@ impl Slots {
 
     /// A free buffer, once there is one.
     pub(crate) async fn take(&self) -> Slotted {
+        self.take_leaving(0).await
+    }
+
+    /// A free buffer, once there are more than `left` of them: whoever leaves one never needs its memory.
+    pub(crate) async fn take_leaving(&self, left: usize) -> Slotted {
         loop {
-            let free = self.home.free().pop();
+            let free = {
+                let mut free = self.home.free();
+                if free.len() > left { free.pop() } else { None }
+            };
             let Some(mut slot) = free else {
                 // Whoever frees one between the two lines leaves a permit.
                 self.home.freed.notified().await;
@@ -212,6 +220,18 @@ mod tests {
         assert!(timeout(short, slots.take()).await.is_err());
         pieces.clear();
         assert!(timeout(short, slots.take()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_buffer_that_is_always_left_takes_no_memory() {
+        let slots = Slots::new();
+        let first = slots.take_leaving(1).await;
+        let _second = slots.take_leaving(1).await;
+        let short = Duration::from_millis(1);
+        assert!(timeout(short, slots.take_leaving(1)).await.is_err());
+        drop(first);
+        assert!(timeout(short, slots.take_leaving(1)).await.is_ok());
+        assert!(slots.home.free().iter().any(|slot| slot.buffer.is_none()));
     }
 
     #[tokio::test]

@@ -226,6 +226,8 @@ fn an_upload_takes_a_megabyte_at_most_and_hardly_allocates_on_its_way() {
         assert!(a_mib <= 2.0, "{compression:?}: {a_mib:.2} allocations a MiB");
         // gzip's context is in Rust's memory, zstd's is C's: 0.3 and 0.5 MiB.
         let context = if matches!(compression, Compression::Gzip(_)) { 512 << 10 } else { 0 };
-        assert!(long.peak_bytes <= (1 << 20) + context, "{compression:?}: {} bytes", long.peak_bytes);
+        // Two buffers for what is sent as it is, else three.
+        let most = if matches!(compression, Compression::None) { 640 << 10 } else { (1 << 20) + context };
+        assert!(long.peak_bytes <= most, "{compression:?}: {} bytes", long.peak_bytes);
     }
 }
