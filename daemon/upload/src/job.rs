@@ -32,6 +32,8 @@ pub(crate) struct Job {
     pub(crate) journal_path: PathBuf,
     /// Its journal, once it was begun or read.
     pub(crate) journal: Option<Journal>,
+    /// What the file was when its content was last compared with the journal's; `None`: it was not.
+    pub(crate) compared: Option<Identity>,
     /// Until when the server keeps what it has of it, as it said.
     pub(crate) expires: Option<String>,
     /// Up to where bytes were handed to a connection in the last attempt, as they are sent.
@@ -79,6 +81,7 @@ impl Job {
             sidecar: None,
             journal_path,
             journal: None,
+            compared: None,
             expires: None,
             sent_end: None,
             farthest: None,

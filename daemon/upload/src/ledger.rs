@@ -1,5 +1,5 @@
-//! What is not to be tried again although it lies in an outbox: files that were sent and stay there, and files that
-//! were parked until a person has looked at them.
+//! What is not to be tried again although it lies in an outbox: files that were sent and stay there, files that were
+//! parked until a person has looked at them, and files that change each time they are sent.
 //!
 //! # Constraints
 //!
@@ -15,6 +15,9 @@
 //! tells files apart: a file that was kept is not sent again because its mode changed, or because its folder was
 //! mounted anew and numbers its files otherwise. That a *parked* file changed in any other way (`ctime`: its mode, its
 //! owner, another file of the same length and age) ends its parking, for that may be what it needed.
+//!
+//! A file that changes while it is sent has another length or time after that, and so another key. It is known by its
+//! place ([`Salt::place`]): the outbox and the name, as long as the same file (`ino`) lies there.
 //!
 //! The hash is salted, with bytes that the file's owner only can read: nobody else can make a name that stands for
 //! another's file.
@@ -34,11 +37,11 @@
 //! | offset | bytes | a record |
 //! |---|---|---|
 //! | 0 | 4 | CRC32C of the record's offset in the file (8 bytes) and the 28 bytes behind this field, begun with the salt's |
-//! | 4 | 1 | what: 1 kept, 2 stuck, 3 parked, 4 forgotten |
+//! | 4 | 1 | what: 1 kept, 2 stuck, 3 parked, 4 forgotten, 5 changed while it was sent |
 //! | 5 | 1 | why it was parked ([`Reason`]), else 0 |
-//! | 6 | 2 | status of HTTP that the server answered with, or 0 |
-//! | 8 | 8 | key: the first bytes of the SHA-256 of salt, path of the outbox, 0, name, 0, length (8), mtime in ns (8) |
-//! | 16 | 4 | of a parked file: CRC32C of its ctime in ns (8), else 0 |
+//! | 6 | 2 | status of HTTP that the server answered with, or 0; of a file that changed: how often |
+//! | 8 | 8 | key: the first bytes of the SHA-256 of salt, path of the outbox, 0, name, 0, length (8), mtime in ns (8); of a file that changed, without the last two |
+//! | 16 | 4 | of a parked file: CRC32C of its ctime in ns (8); of one that changed: CRC32C of its ino (8); else 0 |
 //! | 20 | 12 | zero |
 //!
 //! A later record about a key replaces an earlier one. The offset is in the checksum, so that a record in another place
@@ -96,6 +99,8 @@ pub enum Verdict {
     Stuck,
     /// It waits for a person.
     Parked(Parking),
+    /// It was changed so many times while it was sent. Only ever about a place.
+    Changed(u16),
 }
 
 /// Why a file waits for a person. Its text is for that person.
@@ -199,6 +204,7 @@ const KEPT: u8 = 1;
 const STUCK: u8 = 2;
 const PARKED: u8 = 3;
 const FORGOTTEN: u8 = 4;
+const CHANGED: u8 = 5;
 
 // What MAX_ENTRIES costs is in the header of this module.
 const _: () = assert!(size_of::<Entry>() == 16);
@@ -222,15 +228,36 @@ impl fmt::Display for Parking {
     }
 }
 
+impl Verdict {
+    /// Whether what was noted about a file is true of the file that is there now.
+    #[must_use]
+    pub fn is_about(self, noted: &Identity, now: &Identity) -> bool {
+        match self {
+            Self::Kept | Self::Stuck => true,
+            Self::Parked(_) => noted.ctime_ns == now.ctime_ns,
+            Self::Changed(_) => noted.ino == now.ino,
+        }
+    }
+}
+
 impl Salt {
     /// The key of a file.
     #[must_use]
     pub fn key(self, outbox: &Path, name: &str, file: &Identity) -> Key {
         let (size, mtime) = (file.size.to_le_bytes(), file.mtime_ns.to_le_bytes());
+        self.hash(outbox, name, &[size, mtime].concat())
+    }
+
+    /// The key of whatever lies in that place.
+    #[must_use]
+    pub fn place(self, outbox: &Path, name: &str) -> Key {
+        self.hash(outbox, name, &[])
+    }
+
+    fn hash(self, outbox: &Path, name: &str, rest: &[u8]) -> Key {
         // Neither a path nor a name holds a NUL.
-        let Digest(hash) = Digest::of(
-            &[&self.0[..], outbox.as_os_str().as_bytes(), &[0], name.as_bytes(), &[0], &size, &mtime].concat(),
-        );
+        let Digest(hash) =
+            Digest::of(&[&self.0[..], outbox.as_os_str().as_bytes(), &[0], name.as_bytes(), &[0], rest].concat());
         Key(u64::from_le_bytes([hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]]))
     }
 }
@@ -279,7 +306,13 @@ impl Ledger {
     #[must_use]
     pub fn find(&self, key: Key, file: &Identity) -> Option<Verdict> {
         let entry = self.entries[self.position(key).ok()?];
-        (entry.what != PARKED || entry.touched == touched(file)).then(|| entry.verdict())?
+        (entry.touched == touched(entry.what, file)).then(|| entry.verdict())?
+    }
+
+    /// Whether any file was changed while it was sent: else no place need be asked for.
+    #[must_use]
+    pub fn knows_places(&self) -> bool {
+        self.entries.iter().any(|entry| entry.what == CHANGED)
     }
 
     /// Notes what became of a file, in the place of what was noted before. Blocks on the disk, to be synced.
@@ -318,13 +351,13 @@ impl Ledger {
         Ok(())
     }
 
-    /// Forgets all that were parked: they are tried again. How many those were. Blocks on the disk.
+    /// Forgets all that were parked, and what changed: they are tried again. How many those were. Blocks on the disk.
     ///
     /// # Errors
     ///
     /// The disk's.
     pub fn retry_all(&mut self) -> Result<usize, LedgerError> {
-        self.retain(&|entry| entry.what != PARKED)
+        self.retain(&|entry| !matches!(entry.what, PARKED | CHANGED))
     }
 
     /// Forgets all that `lies` is not true of: files that are no longer in an outbox. How many those were. Only for
@@ -409,14 +442,13 @@ impl Ledger {
 
 impl Entry {
     fn new(key: Key, file: &Identity, verdict: Verdict) -> Self {
-        let other = |what| Self { key, touched: 0, status: 0, what, reason: 0 };
-        match verdict {
-            Verdict::Kept => other(KEPT),
-            Verdict::Stuck => other(STUCK),
-            Verdict::Parked(Parking { reason, status }) => {
-                Self { key, touched: touched(file), status, what: PARKED, reason: reason as u8 }
-            }
-        }
+        let (what, reason, status) = match verdict {
+            Verdict::Kept => (KEPT, 0, 0),
+            Verdict::Stuck => (STUCK, 0, 0),
+            Verdict::Parked(Parking { reason, status }) => (PARKED, reason as u8, status),
+            Verdict::Changed(times) => (CHANGED, 0, times),
+        };
+        Self { key, touched: touched(what, file), status, what, reason }
     }
 
     /// None of what was forgotten, and of what no version wrote so far.
@@ -427,6 +459,7 @@ impl Entry {
             PARKED => {
                 Reason::from_code(self.reason).map(|reason| Verdict::Parked(Parking { reason, status: self.status }))
             }
+            CHANGED => Some(Verdict::Changed(self.status)),
             _ => None,
         }
     }
@@ -456,8 +489,13 @@ impl Entry {
     }
 }
 
-fn touched(file: &Identity) -> u32 {
-    crc32c(&file.ctime_ns.to_le_bytes())
+/// What tells the file that a record of this kind is about from another one of the same key.
+fn touched(what: u8, file: &Identity) -> u32 {
+    match what {
+        PARKED => crc32c(&file.ctime_ns.to_le_bytes()),
+        CHANGED => crc32c(&file.ino.to_le_bytes()),
+        _ => 0,
+    }
 }
 
 fn record_crc(bytes: &[u8; SLOT], offset: u64, salt: Salt) -> u32 {
@@ -830,7 +868,7 @@ mod tests {
         assert_eq!(Entry::decode(&bytes, 96, salt), None);
         assert_eq!(Entry::decode(&bytes, 64, Salt([2; 16])), None);
         // What another version wrote.
-        let unknown = Entry { what: 5, ..Entry::new(Key(1), &FILE, Verdict::Kept) };
+        let unknown = Entry { what: 6, ..Entry::new(Key(1), &FILE, Verdict::Kept) };
         assert_eq!(Entry::decode(&unknown.encode(64, salt), 64, salt), None);
         let unknown = Entry { reason: 99, ..Entry::new(Key(1), &FILE, parked(Reason::Refused, 0)) };
         assert_eq!(Entry::decode(&unknown.encode(64, salt), 64, salt), None);

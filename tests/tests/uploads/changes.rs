@@ -2,6 +2,8 @@
 
 use std::{
     fs::{self, OpenOptions},
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -117,6 +119,45 @@ fn a_file_that_is_deleted_in_the_middle_is_told_of_and_leaves_nothing_behind() {
     let next = told.sender.put("next.bin", 1000, Kind::Random, SEED);
     arrives(&next, || server.received());
     assert_eq!(told.sender.upload()["parked_files"], 0);
+}
+
+#[test]
+fn a_file_whose_mode_changes_in_the_middle_goes_on_where_it_was() {
+    requires!(has_what_it_needs());
+    let server = TusNode::start();
+    let told = Told::start(&server.url(), SLOWLY);
+    let sample = in_the_middle(&told, &server);
+    fs::set_permissions(&sample.path, fs::Permissions::from_mode(0o644)).unwrap();
+    arrives(&sample, || server.received());
+    let event = told.event("a.bin", "sent");
+    assert!(event["sent_bytes"].as_u64().unwrap() < SIZE + SIZE / 4, "{event}");
+    assert_eq!(told.events().len(), 1, "{:?}", told.events());
+    assert_eq!((server.received().len(), server.unfinished().len()), (1, 0));
+}
+
+#[test]
+fn a_file_that_is_changed_whenever_it_is_sent_is_told_of_once_and_waits_for_a_person() {
+    requires!(has_what_it_needs());
+    let server = TusNode::start();
+    let told = Told::start(&server.url(), SLOWLY);
+    let sample = told.sender.put("a.log", SIZE, Kind::Random, SEED);
+    for time in 1..=3 {
+        eventually(SOON, "it is under way", || server.unfinished().iter().any(|upload| upload.offset > 0));
+        OpenOptions::new().append(true).open(&sample.path).unwrap().write_all(b"more").unwrap();
+        eventually(SOON, "it is given up", || {
+            let upload = told.sender.upload();
+            let is_parked = upload["parked"] == json!([{"name": "a.log", "reason": "changed"}]);
+            if is_parked && server.unfinished().is_empty() { Ok(()) } else { Err(format!("{time}: {upload}")) }
+        });
+    }
+    sleep(Duration::from_secs(3));
+    assert_eq!((server.unfinished().len(), server.received().len()), (0, 0));
+    assert_eq!(told.events().len(), 1, "{:?}", told.events());
+    assert_eq!(told.event("a.log", "parked")["bytes"], SIZE);
+    told.sender.retry();
+    let sha256 = tidegate_tests::upload::sha256(&sample.path);
+    arrives(&Sample { sha256, ..sample }, || server.received());
+    told.sender.is_done();
 }
 
 #[test]

@@ -82,8 +82,8 @@ pub(super) struct Taken {
 pub(super) enum Leftover {
     /// It had arrived, and was not put away.
     Arrived(Key, Job),
-    /// It was begun, and its file is gone.
-    Vanished(Key, Job),
+    /// It was begun, and its file is gone or another one.
+    Lost(Key, Job, Trouble),
 }
 
 impl Taken {
@@ -215,6 +215,9 @@ impl Intake {
         let Some((scan, seen)) = self.scanned(MOST_CANDIDATES, MOST_NAMED) else { return };
         self.scan = scan;
         self.sweep(seen);
+        for place in std::mem::take(&mut self.scan.replaced) {
+            self.forget(place);
+        }
         self.put_away_what_stuck(settings);
         for (folder, errno) in &self.scan.failed {
             let name = self.outboxes.get(*folder).map_or_else(String::new, |outbox| outbox.display().to_string());
@@ -286,6 +289,9 @@ impl Intake {
     /// that it has arrived.
     pub(super) fn put_away(&mut self, key: Key, job: &Job, after: After) -> bool {
         self.drop_candidate(key);
+        if let Some(place) = self.ledger.as_ref().map(|ledger| ledger.salt().place(&job.outbox, &job.name)) {
+            self.forget(place);
+        }
         let folder = self.folders.iter().flatten().find(|folder| folder.path() == job.outbox);
         let Some(folder) = folder else { return false };
         match finish(folder, &job.name, &job.identity, job.sidecar.as_ref(), after) {
@@ -300,12 +306,57 @@ impl Intake {
     }
 
     /// Puts a file aside for a person.
-    pub(super) fn park(&mut self, key: Key, identity: Identity, reason: Reason, status: u16) {
-        self.drop_candidate(key);
-        // What is gone, or is another file by now, has nothing to be put aside.
-        if !matches!(reason, Reason::Vanished | Reason::Changed) {
-            self.note(key, identity, Verdict::Parked(Parking { reason, status }));
+    pub(super) fn park(&mut self, key: Key, job: &Job, reason: Reason, status: u16) {
+        self.look_again(key);
+        match reason {
+            // Nothing is there to be put aside: what comes under that name is another file.
+            Reason::Vanished => {}
+            Reason::Changed => self.note_change(job),
+            _ => _ = self.note(key, job.identity, Verdict::Parked(Parking { reason, status })),
         }
+    }
+
+    /// Notes that a file was changed while it was sent, if it is still the one that lies there.
+    fn note_change(&mut self, job: &Job) {
+        let Some((place, identity)) = self.lies(job) else { return };
+        let times = self.changes(place, &identity) + 1;
+        self.note(place, identity, Verdict::Changed(times));
+    }
+
+    /// Whether the file that lies there was changed before while it was sent.
+    pub(super) fn changed_before(&self, job: &Job) -> bool {
+        self.lies(job).is_some_and(|(place, identity)| self.changes(place, &identity) > 0)
+    }
+
+    /// The place of a file, and what it is by now.
+    fn lies(&self, job: &Job) -> Option<(Key, Identity)> {
+        let folder = self.folders.iter().flatten().find(|folder| folder.path() == job.outbox)?;
+        let (_, identity) = folder.open_file(&job.name).ok().filter(|(_, now)| now.ino == job.identity.ino)?;
+        Some((self.ledger.as_ref()?.salt().place(&job.outbox, &job.name), identity))
+    }
+
+    fn changes(&self, place: Key, identity: &Identity) -> u16 {
+        match self.known(place, identity) {
+            Some(Verdict::Changed(times)) => times,
+            _ => 0,
+        }
+    }
+
+    fn known(&self, key: Key, identity: &Identity) -> Option<Verdict> {
+        known(&self.unwritten, self.ledger.as_ref()?, key, identity)
+    }
+
+    /// Forgets what was noted about a place.
+    fn forget(&mut self, key: Key) {
+        self.unwritten.retain(|(other, ..)| *other != key);
+        if let Some(Err(error)) = self.ledger.as_mut().map(|ledger| ledger.forget(key)) {
+            warn!(%error, "the ledger of uploads cannot be written");
+        }
+    }
+
+    /// Its file is not what it was at the last look.
+    pub(super) fn look_again(&mut self, key: Key) {
+        self.drop_candidate(key);
         self.dirty = true;
     }
 
@@ -320,16 +371,12 @@ impl Intake {
                 Ok(_) => None,
                 Err(_) => continue,
             };
-            self.unwritten.retain(|(key, ..)| *key != stuck.key);
             match verdict {
                 Some(verdict) => {
+                    self.unwritten.retain(|(key, ..)| *key != stuck.key);
                     self.note(stuck.key, stuck.identity, verdict);
                 }
-                None => {
-                    if let Some(Err(error)) = self.ledger.as_mut().map(|ledger| ledger.forget(stuck.key)) {
-                        warn!(%error, "the ledger of uploads cannot be written");
-                    }
-                }
+                None => self.forget(stuck.key),
             }
         }
     }
@@ -360,7 +407,7 @@ impl Intake {
     /// Has those that were put aside tried again; how many those were.
     pub(super) fn retry_parked(&mut self) -> u64 {
         let here = self.unwritten.len();
-        self.unwritten.retain(|(.., verdict)| !matches!(verdict, Verdict::Parked(_)));
+        self.unwritten.retain(|(.., verdict)| !matches!(verdict, Verdict::Parked(_) | Verdict::Changed(_)));
         let here = here - self.unwritten.len();
         let there = self.ledger.as_mut().map_or(Ok(0), Ledger::retry_all).unwrap_or_else(|error| {
             warn!(%error, "files that are put aside cannot be tried again");
@@ -421,9 +468,10 @@ impl Intake {
         if finished {
             return Ok(Some(Leftover::Arrived(key, job)));
         }
-        let there = folder.open_file(&begin.name).is_ok_and(|(_, identity)| identity.same_content(&begin.identity));
-        if !there {
-            return Ok(Some(Leftover::Vanished(key, job)));
+        if let Err(trouble) = job.is_there()
+            && matches!(trouble.kind, Kind::Vanished | Kind::Changed)
+        {
+            return Ok(Some(Leftover::Lost(key, job, trouble)));
         }
         // The ledger, and with it what names are made of, may be another one.
         let wanted = journal_path(&self.state_dir, key);
@@ -489,17 +537,24 @@ impl Intake {
         let unwritten = &self.unwritten;
         let (collects, seen) = (ledger.len() >= self.sweeps_from, RefCell::new(Vec::new()));
         let known = |key: Key, identity: &Identity| {
-            let here = unwritten.iter().find(|(other, ..)| *other == key).map(|(.., verdict)| *verdict);
-            let there = ledger.find(key, identity);
-            if there.is_some() && collects {
+            let found = known(unwritten, ledger, key, identity);
+            if found.is_some() && collects {
                 seen.borrow_mut().push(key);
             }
-            here.or(there)
+            found
         };
+        self.scanner.ask_for_places(ledger.knows_places() || !unwritten.is_empty());
         let most = Most { candidates, named };
         let scan = self.scanner.scan(&self.folders, ledger.salt(), &known, most, Moment::now());
         Some((scan, seen.into_inner()))
     }
+}
+
+/// What is noted about a file, on disk or here.
+fn known(unwritten: &[(Key, Identity, Verdict)], ledger: &Ledger, key: Key, identity: &Identity) -> Option<Verdict> {
+    let here = unwritten.iter().rfind(|(other, ..)| *other == key);
+    let here = here.filter(|(_, noted, verdict)| verdict.is_about(noted, identity)).map(|(.., verdict)| *verdict);
+    here.or_else(|| ledger.find(key, identity))
 }
 
 fn journal_path(state_dir: &Path, Key(key): Key) -> PathBuf {

@@ -8,6 +8,7 @@
 //!
 //! A file is let go of only when the server has all of it and the spool has the event that says so.
 
+mod compare;
 mod gate;
 mod intake;
 mod listing;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::{
+    compare::compare,
     gate::{Facts, Gate},
     intake::{Intake, Leftover, MOST_CANDIDATES, Taken},
 };
@@ -70,6 +72,8 @@ const METERED_WAIT: Duration = Duration::from_secs(30);
 const MOST_KEPT: usize = 32;
 /// Files whose event the spool has not taken yet; with more, no new ones are begun.
 const MOST_UNTOLD: usize = 16;
+/// How often in a row a file may be touched without anything of it having been sent between.
+const MOST_TOUCHES: u32 = 3;
 
 /// Starts the engine's thread, which ends with `ports.shutdown`.
 ///
@@ -332,6 +336,7 @@ impl Engine {
                 Ok(()) => self.kept.push_back((key, job)),
                 Err(_) if job.journal.is_none() => {}
                 Err(trouble) => match trouble.kind.verdict(1) {
+                    Verdict::Park(Reason::Changed) => self.changed(key, job, &trouble),
                     Verdict::Park(reason) => self.park(key, job, &trouble, reason),
                     // It cannot be opened for now.
                     Verdict::Again | Verdict::Restart => self.kept.push_back((key, job)),
@@ -344,10 +349,8 @@ impl Engine {
     fn take_over(&mut self, leftover: Leftover) {
         match leftover {
             Leftover::Arrived(key, job) => self.arrived(key, job),
-            Leftover::Vanished(key, job) => {
-                let trouble = Trouble::new(Kind::Vanished, "the file vanished, or was changed, before it had arrived");
-                self.park(key, job, &trouble, Reason::Vanished);
-            }
+            Leftover::Lost(key, job, trouble) if trouble.kind == Kind::Changed => self.changed(key, job, &trouble),
+            Leftover::Lost(key, job, trouble) => self.park(key, job, &trouble, Reason::Vanished),
         }
     }
 
@@ -372,6 +375,13 @@ impl Engine {
         let (progress, yields, stop) = (Rc::clone(&running.progress), Rc::clone(&running.yields), running.stop.clone());
         self.attempts.spawn_local(async move {
             let mut job = job;
+            let compared = select! {
+                compared = compare(&mut job, backend, &progress) => compared,
+                () = stop.cancelled() => return (key, job, None),
+            };
+            if let Err(trouble) = compared {
+                return (key, job, Some(Ended { result: Err(trouble), progressed: false }));
+            }
             let attempt = Attempt::new(&settings, &endpoint, backend, &mut job, &server, &pacing, &progress, &yields);
             let ended = attempt.run(stop.cancelled()).await;
             (key, job, ended)
@@ -419,10 +429,16 @@ impl Engine {
             Err(trouble) => trouble,
         };
         let now = Instant::now();
+        let changed = trouble.kind == Kind::Changed;
+        // Its mode, its owner or its links are others, and its content seems to be the same: that is compared before it goes on.
+        let touched = changed && job.is_there().is_ok();
         // What is thrown away was no progress: else a file whose end is always wrong would be sent for ever, and at once.
-        let progressed = progressed && trouble.kind.keeps_what_is_there();
+        let progressed = progressed && (touched || trouble.kind.keeps_what_is_there());
         let in_a_row = job.failed(&trouble, progressed);
-        let verdict = trouble.kind.verdict(in_a_row);
+        let verdict = if touched && in_a_row <= MOST_TOUCHES { Verdict::Again } else { trouble.kind.verdict(in_a_row) };
+        if changed {
+            self.intake.look_again(key);
+        }
         let mut server = self.server.borrow_mut();
         server.count(trouble.kind);
         if trouble.status != 0 {
@@ -453,8 +469,11 @@ impl Engine {
         self.counters.retries += u64::from(verdict == Verdict::Again);
         info!(name = job.name, kind = trouble.kind.name(), %trouble, progressed, "an attempt to upload failed");
         match verdict {
+            // Nothing of it was begun: it only had not settled.
+            _ if changed && job.journal.is_none() => {}
             Verdict::Again => self.keep(key, job),
             Verdict::Restart => self.restart(key, job, &trouble),
+            Verdict::Park(Reason::Changed) => self.changed(key, job, &trouble),
             Verdict::Park(reason) => self.park(key, job, &trouble, reason),
         }
     }
@@ -487,6 +506,17 @@ impl Engine {
         self.untold.push_back(Untold { key, job, event, then: Then::Nothing });
     }
 
+    /// It was changed while it was sent. What it is then is tried when it has settled, a few times; a person is told once.
+    fn changed(&mut self, key: Key, mut job: Job, trouble: &Trouble) {
+        if self.intake.changed_before(&job) {
+            info!(name = job.name, %trouble, "a file is changed again and again while it is sent");
+            self.abandon(&mut job);
+            self.intake.park(key, &job, Reason::Changed, 0);
+        } else {
+            self.park(key, job, trouble, Reason::Changed);
+        }
+    }
+
     fn park(&mut self, key: Key, mut job: Job, trouble: &Trouble, reason: Reason) {
         *self.counters.parked.entry(reason.name()).or_default() += 1;
         warn!(name = job.name, %trouble, "a file is put aside: it needs a person");
@@ -502,7 +532,7 @@ impl Engine {
         if let Err(error) = journal.remove() {
             warn!(%error, name = job.name, "the journal of an upload cannot be removed");
         }
-        (job.sent_end, job.farthest) = (None, None);
+        (job.sent_end, job.farthest, job.compared) = (None, None, None);
         let (Some(location), Some(endpoint)) = (location, self.settings.endpoint.clone()) else { return };
         if self.settings.protocol != Protocol::Tus {
             return;
@@ -530,7 +560,7 @@ impl Engine {
                     warn!(%error, name = job.name, "the journal of an upload cannot be removed");
                 }
             }
-            Then::Park(reason, status) => self.intake.park(key, job.identity, reason, status),
+            Then::Park(reason, status) => self.intake.park(key, &job, reason, status),
             Then::Nothing => self.keep(key, job),
         }
         if self.untold.is_empty() && self.told.is_empty() {

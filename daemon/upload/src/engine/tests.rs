@@ -1,4 +1,9 @@
-use std::{fs, fs::File, os::fd::AsFd as _};
+use std::{
+    fs,
+    fs::File,
+    os::{fd::AsFd as _, unix::fs::PermissionsExt as _},
+    path::Path,
+};
 
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
@@ -101,6 +106,22 @@ impl Stage {
     /// Takes the next file and has an attempt with it end so; its name.
     fn attempt(&mut self, result: Result<Arrived, Trouble>, progressed: bool) -> Option<String> {
         let (taken, job) = self.engine.next_job()?;
+        Some(self.end(&taken, job, result, progressed))
+    }
+
+    /// Takes the next file, which is `name`, begins to send it, and has it changed while that is done.
+    fn changed_while_sent(&mut self, name: &str, change: impl FnOnce(&Path)) {
+        let (taken, mut job) = self.engine.next_job().unwrap();
+        assert_eq!(job.name, name);
+        if job.journal.is_none() {
+            let journal = crate::journal::Journal::create(&job.journal_path, begin(&job), false).unwrap();
+            job.journal = Some(journal);
+        }
+        change(&self.path(name));
+        self.end(&taken, job, Err(trouble(Kind::Changed)), false);
+    }
+
+    fn end(&mut self, taken: &Taken, job: Job, result: Result<Arrived, Trouble>, progressed: bool) -> String {
         let leave = self.engine.breaker.attempt(Instant::now().into_std()).unwrap();
         let name = job.name.clone();
         self.engine.running.push(Running {
@@ -122,7 +143,7 @@ impl Stage {
             self.engine.ports.events.try_send(Told { event: untold.event.clone(), stored }).unwrap();
             self.engine.let_go(untold);
         }
-        Some(name)
+        name
     }
 
     fn told(&mut self) -> Vec<Outcome> {
@@ -132,6 +153,11 @@ impl Stage {
 
 fn trouble(kind: Kind) -> Trouble {
     Trouble::new(kind, "as a test wants it")
+}
+
+/// Long enough to look again after a look, and not for a file to settle.
+async fn rested() {
+    tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
 /// Long enough for a file to settle.
@@ -230,16 +256,12 @@ async fn a_file_that_cannot_be_taken_just_now_is_not_in_the_way() {
     assert!(stage.path("a").exists() && !stage.path("b").exists());
 }
 
-/// A journal of a file that has arrived.
-fn arrived(stage: &Stage, name: &str) -> (Key, PathBuf, Job) {
-    let path = stage.dir.path().join("state/0123456789abcdef.journal");
-    let file = File::open(stage.path(name)).unwrap();
-    let identity = Identity::of(file.as_fd()).unwrap();
-    let outbox = stage.dir.path().join("outbox");
-    let begin = crate::journal::Begin {
-        outbox: outbox.clone(),
-        name: name.to_owned(),
-        identity,
+/// How the upload of a file that holds `content` is begun.
+fn begin(job: &Job) -> crate::journal::Begin {
+    crate::journal::Begin {
+        outbox: job.outbox.clone(),
+        name: job.name.clone(),
+        identity: job.identity,
         sha256: tidegate_values::Digest::of(b"content"),
         target: "tus http://127.0.0.1:9/files".to_owned(),
         coding: "identity".to_owned(),
@@ -247,11 +269,19 @@ fn arrived(stage: &Stage, name: &str) -> (Key, PathBuf, Job) {
         codec_version: 0,
         frame_bytes: 262_144,
         length: Some(7),
-    };
-    let mut journal = crate::journal::Journal::create(&path, begin, false).unwrap();
-    journal.finished(false).unwrap();
+    }
+}
+
+/// A journal of a file that has arrived.
+fn arrived(stage: &Stage, name: &str) -> (Key, PathBuf, Job) {
+    let path = stage.dir.path().join("state/0123456789abcdef.journal");
+    let file = File::open(stage.path(name)).unwrap();
+    let identity = Identity::of(file.as_fd()).unwrap();
+    let outbox = stage.dir.path().join("outbox");
     let mut job =
         Job::new(outbox, name.to_owned(), identity, Box::new(move || Ok(file.try_clone().unwrap())), path.clone());
+    let mut journal = crate::journal::Journal::create(&path, begin(&job), false).unwrap();
+    journal.finished(false).unwrap();
     job.journal = Some(journal);
     (Key(7), path, job)
 }
@@ -384,4 +414,102 @@ async fn of_an_outbox_that_cannot_be_used_nothing_is_said_while_nothing_is_to_be
         stage.look();
         assert_eq!(stage.engine.intake.unusable().len(), 1, "{outbox}");
     }
+}
+
+fn append(path: &Path) {
+    fs::write(path, [fs::read(path).unwrap(), b"more".to_vec()].concat()).unwrap();
+}
+
+/// Puts a file there that is changed each time it is sent, until it is not taken any more.
+async fn changed_again_and_again() -> Stage {
+    let mut stage = Stage::new(|_| ());
+    stage.put("a", "content");
+    stage.look();
+    for _ in 0..crate::outbox::scan::MOST_CHANGES {
+        settled().await;
+        stage.look();
+        stage.changed_while_sent("a", append);
+        rested().await;
+        stage.look();
+        assert_eq!(stage.engine.intake.parked().1[0].reason, "changed");
+        assert!(stage.engine.next_job().is_none(), "not before it has settled");
+    }
+    assert_eq!(stage.told(), [Outcome::Parked], "once");
+    append(&stage.path("a"));
+    settled().await;
+    stage.look();
+    assert!(stage.engine.next_job().is_none());
+    assert_eq!(stage.engine.intake.parked().0, 1);
+    stage
+}
+
+#[tokio::test]
+async fn a_file_that_is_changed_whenever_it_is_sent_is_told_of_once_and_waits_for_a_person() {
+    let mut stage = changed_again_and_again().await;
+    assert_eq!(stage.engine.intake.retry_parked(), 1);
+    rested().await;
+    stage.look();
+    assert_eq!(stage.attempt(Ok(Arrived::Whole), true).as_deref(), Some("a"));
+}
+
+#[tokio::test]
+async fn that_a_file_is_changed_whenever_it_is_sent_is_known_after_a_restart_and_of_no_other_file() {
+    let mut stage = changed_again_and_again().await;
+    stage.engine.intake = Intake::new(&stage.engine.settings);
+    settled().await;
+    stage.look();
+    assert!(stage.engine.next_job().is_none());
+    // Beside it first, so that it has another number.
+    stage.put("b", "another one");
+    fs::rename(stage.path("b"), stage.path("a")).unwrap();
+    rested().await;
+    stage.look();
+    settled().await;
+    stage.look();
+    assert_eq!(stage.attempt(Ok(Arrived::Whole), true).as_deref(), Some("a"));
+    assert_eq!(stage.engine.intake.known_files(), 0);
+}
+
+#[tokio::test]
+async fn a_file_that_was_changed_before_it_was_begun_is_no_news() {
+    let mut stage = Stage::new(|_| ());
+    stage.put("a", "content");
+    stage.look();
+    settled().await;
+    stage.look();
+    append(&stage.path("a"));
+    stage.attempt(Err(trouble(Kind::Changed)), false).unwrap();
+    rested().await;
+    stage.look();
+    assert!(stage.told().is_empty() && stage.engine.next_job().is_none());
+    settled().await;
+    stage.look();
+    assert_eq!(stage.attempt(Ok(Arrived::Whole), true).as_deref(), Some("a"));
+}
+
+#[tokio::test]
+async fn a_file_that_was_touched_goes_on_where_its_content_is_the_same() {
+    let mut stage = Stage::new(|_| ());
+    stage.put("a", "content");
+    stage.look();
+    settled().await;
+    stage.look();
+    stage.changed_while_sent("a", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap());
+    assert_eq!(stage.told(), []);
+    settled().await;
+    stage.look();
+    let (_, mut job) = stage.engine.next_job().unwrap();
+    assert!(job.journal.is_some());
+    let progress = Progress::new();
+    compare(&mut job, Backend::Threads, &progress).await.unwrap();
+    assert_eq!(job.compared, Some(job.identity));
+
+    // Its time is set to what it was.
+    let modified = fs::metadata(stage.path("a")).unwrap().modified().unwrap();
+    let file = File::options().write(true).open(stage.path("a")).unwrap();
+    std::os::unix::fs::FileExt::write_at(&file, b"C", 0).unwrap();
+    file.set_modified(modified).unwrap();
+    job.identity = Identity::of(file.as_fd()).unwrap();
+    let differs = compare(&mut job, Backend::Threads, &progress).await.unwrap_err();
+    assert_eq!(differs.kind.verdict(1), Verdict::Restart, "{differs}");
 }

@@ -31,6 +31,9 @@
 //! long as they lie there and the wall clock does not say so, too. Beyond that they wait until the clock is steady, or
 //! others are gone.
 //!
+//! A file that was changed while it was sent is parked as such until it is settled again. When that happened to it
+//! [`MOST_CHANGES`] times it stays parked, unless another file takes its place.
+//!
 //! # Costs
 //!
 //! One `statx` for each file, and one attempt to open its sidecar where the folder holds any. Sidecars of up to
@@ -57,7 +60,7 @@ use super::{
     sidecar::{self, Priority},
 };
 use crate::{
-    ledger::{Key, Salt, Verdict},
+    ledger::{Key, Parking, Reason, Salt, Verdict},
     status::Parked,
 };
 
@@ -67,6 +70,8 @@ pub const MAX_YOUNG: usize = 1024;
 pub const MAX_RENAMED_IN: usize = 1024;
 /// Most names of a folder that are looked at, whatever they are of.
 pub const MAX_SCANNED: usize = 100_000;
+/// A file that was changed so often while it was sent is not taken again.
+pub const MOST_CHANGES: u16 = 3;
 /// Most bytes of sidecars that are read.
 pub const SIDECAR_BYTES: u64 = 4 << 20;
 /// How much of what is found is named, and not only counted.
@@ -131,6 +136,8 @@ pub struct Scan {
     pub parked: Vec<Parked>,
     /// The first few that were sent and not removed: [`super::finish()`] may succeed by now.
     pub stuck: Vec<Candidate>,
+    /// Places of files that were changed while they were sent, and that others were renamed into since.
+    pub replaced: Vec<Key>,
     /// What lies there and cannot be sent.
     pub unusable_files: u64,
     /// The first few.
@@ -145,6 +152,8 @@ pub struct Scan {
 #[derive(Debug)]
 pub struct Scanner {
     settle: Duration,
+    /// Whether anything is known about places.
+    places: bool,
     clock: Option<Clock>,
     renamed_in: Vec<(usize, Box<str>)>,
     /// By key.
@@ -198,12 +207,17 @@ impl Scanner {
     /// Of files that are settled when they have not changed for that long.
     #[must_use]
     pub const fn new(settle: Duration) -> Self {
-        Self { settle, clock: None, renamed_in: Vec::new(), young: Vec::new() }
+        Self { settle, places: false, clock: None, renamed_in: Vec::new(), young: Vec::new() }
     }
 
     /// From the next scan on, with another one. What was settled stays settled.
     pub const fn set_settle(&mut self, settle: Duration) {
         self.settle = settle;
+    }
+
+    /// Whether `known` is asked for places, too.
+    pub const fn ask_for_places(&mut self, places: bool) {
+        self.places = places;
     }
 
     /// A file was renamed in: what lies under that name at the next scan is settled, as long as it does not change.
@@ -364,7 +378,8 @@ impl Looking<'_> {
         let key = self.salt.key(folder.path(), text, &identity);
         let scan = &mut self.scan;
         let parked = match (self.known)(key, &identity) {
-            None => None,
+            // What changed is about places only.
+            None | Some(Verdict::Changed(_)) => None,
             Some(Verdict::Kept) => {
                 scan.kept_files += 1;
                 return Ok(());
@@ -382,14 +397,21 @@ impl Looking<'_> {
             Some(Verdict::Parked(parking)) => Some(parking.to_string()),
         };
         if let Some(reason) = parked {
-            scan.parked_files += 1;
-            let (name, bytes) = (text.to_owned(), identity.size);
-            note(&mut scan.parked, self.most.named, || Parked { name, reason, folder: index, bytes });
+            self.parked(index, text, &identity, reason);
             return Ok(());
         }
         let is_this = |(folder, name): &(usize, Box<str>)| (*folder, &**name).cmp(&(index, text));
         let renamed_in = self.scanner.renamed_in.binary_search_by(is_this).is_ok();
+        let changes = self.changes(folder, text, &identity, renamed_in);
         let settles_in = self.scanner.settles_in(key, &identity, renamed_in, self.now);
+        if changes >= MOST_CHANGES || changes > 0 && !settles_in.is_zero() {
+            if changes < MOST_CHANGES {
+                self.settles(settles_in);
+            }
+            let reason = Parking { reason: Reason::Changed, status: 0 };
+            self.parked(index, text, &identity, reason.to_string());
+            return Ok(());
+        }
         let mut priority = Priority::Normal;
         if settles_in.is_zero() && with_sidecars && self.sidecar_bytes > 0 {
             let sidecar = sidecar::read(folder, text);
@@ -414,9 +436,36 @@ impl Looking<'_> {
             }
         } else {
             scan.unsettled_files += 1;
-            scan.settles_in = Some(scan.settles_in.map_or(settles_in, |earlier| earlier.min(settles_in)));
+            self.settles(settles_in);
         }
         Ok(())
+    }
+
+    /// How often the file that lies there was changed while it was sent.
+    fn changes(&mut self, folder: &Folder, name: &str, identity: &Identity, renamed_in: bool) -> u16 {
+        if !self.scanner.places {
+            return 0;
+        }
+        let place = self.salt.place(folder.path(), name);
+        match (self.known)(place, identity) {
+            Some(Verdict::Changed(_)) if renamed_in => {
+                self.scan.replaced.push(place);
+                0
+            }
+            Some(Verdict::Changed(times)) => times,
+            _ => 0,
+        }
+    }
+
+    fn parked(&mut self, index: usize, name: &str, identity: &Identity, reason: String) {
+        self.scan.parked_files += 1;
+        let (name, bytes) = (name.to_owned(), identity.size);
+        note(&mut self.scan.parked, self.most.named, || Parked { name, reason, folder: index, bytes });
+    }
+
+    fn settles(&mut self, settles_in: Duration) {
+        let earlier = self.scan.settles_in.unwrap_or(Duration::MAX);
+        self.scan.settles_in = Some(settles_in.min(earlier));
     }
 
     /// Whether it may be one of the best, before its name is copied.
@@ -477,7 +526,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::ledger::{Ledger, Parking, Reason};
+    use crate::ledger::Ledger;
 
     const SETTLE: Duration = Duration::from_secs(10);
     const SECOND: Duration = Duration::from_secs(1);
