@@ -100,8 +100,8 @@ impl Breaker {
     }
 
     /// Whether too much failed: it is open, or half-open.
-    #[must_use]
-    pub const fn is_broken(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) const fn is_broken(&self) -> bool {
         !matches!(self.state, State::Closed { .. })
     }
 
