@@ -16,7 +16,7 @@ pub const MIN_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum Order {
     /// Send nothing for so long, from [`MIN_PAUSE`] to [`MAX_PAUSE`], from now on; in the place of another pause. It ends by the
-    /// clock that nobody sets, and with the process.
+    /// clock that nobody sets, and outlives the process.
     Pause(Duration),
     /// Go on now.
     Resume,

@@ -12,6 +12,7 @@ mod compare;
 mod gate;
 mod intake;
 mod listing;
+mod pause;
 #[cfg(test)]
 mod tests;
 
@@ -157,6 +158,10 @@ impl Engine {
         let pacing = Rc::new(Pacing::new(ports.first.clone(), settings.rate_limit));
         let now = Instant::now();
         let splayed = splay(&settings.gateway, "start", settings.splay);
+        let paused = pause::left(&settings.state_dir).unwrap_or_else(|error| {
+            warn!(%error, "whether uploads were to pause cannot be read: they go on");
+            None
+        });
         Self {
             intake: Intake::new(&settings),
             ports,
@@ -175,7 +180,7 @@ impl Engine {
             not_before: now,
             metered: false,
             last_error: None,
-            paused_until: None,
+            paused_until: paused.map(|left| now + left),
             splayed_until: Some(now + splayed),
             was_open: true,
             counters: Counters::default(),
@@ -235,6 +240,9 @@ impl Engine {
     fn step(&mut self) -> Instant {
         let now = Instant::now();
         let mut wake = now + if self.running.is_empty() { LOOK_EVERY } else { TELL_EVERY };
+        if self.paused_until.is_some_and(|until| until <= now) {
+            self.end_pause();
+        }
         // Whoever asks is told what waits, also while nothing may go.
         let (looked, again) = self.intake.refresh(&self.settings, now);
         wake = again.map_or(wake, |again| wake.min(again));
@@ -614,10 +622,13 @@ impl Engine {
             Order::Pause(time) => {
                 info!(?time, "uploads pause");
                 self.paused_until = Some(now + time);
+                if let Err(error) = pause::keep(&self.settings.state_dir, time) {
+                    warn!(%error, "the pause of uploads cannot be written: it would end with a restart");
+                }
             }
             Order::Resume => {
                 info!("uploads go on");
-                self.paused_until = None;
+                self.end_pause();
             }
             Order::Retry { reply } => {
                 let parked = self.intake.retry_parked();
@@ -629,6 +640,13 @@ impl Engine {
                 self.troubled.clear();
                 let _nobody_waits = reply.send(parked);
             }
+        }
+    }
+
+    fn end_pause(&mut self) {
+        self.paused_until = None;
+        if let Err(error) = pause::forget(&self.settings.state_dir) {
+            warn!(%error, "the pause of uploads may hold again after a restart");
         }
     }
 

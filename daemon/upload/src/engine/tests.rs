@@ -513,3 +513,36 @@ async fn a_file_that_was_touched_goes_on_where_its_content_is_the_same() {
     let differs = compare(&mut job, Backend::Threads, &progress).await.unwrap_err();
     assert_eq!(differs.kind.verdict(1), Verdict::Restart, "{differs}");
 }
+
+#[tokio::test]
+async fn a_pause_holds_after_a_restart_until_it_is_ended() {
+    let mut stage = Stage::new(|_| ());
+    let start = |stage: &mut Stage| {
+        let (settings, told) = watch::channel(Arc::clone(&stage.engine.settings));
+        let ports = Ports {
+            settings: told,
+            orders: mpsc::channel(1).1,
+            asks: mpsc::channel(1).1,
+            status: watch::channel(UploadStatus::default()).0,
+            events: mpsc::channel(1).0,
+            first: watch::channel(false).1,
+            shutdown: CancellationToken::new(),
+        };
+        stage.engine = Engine::new(ports, Backend::Threads);
+        drop(settings);
+        stage.engine.step();
+        stage.engine.paused_until.is_some()
+    };
+    stage.engine.obey(Order::Pause(Duration::from_hours(1)));
+    assert!(start(&mut stage));
+    stage.engine.obey(Order::Resume);
+    assert!(!start(&mut stage));
+    // One that is over leaves nothing behind.
+    stage.engine.obey(Order::Pause(Duration::from_millis(20)));
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    stage.engine.step();
+    assert!(!stage.dir.path().join("state/pause").exists());
+    // One that cannot be read holds nothing up.
+    fs::write(stage.dir.path().join("state/pause"), "?").unwrap();
+    assert!(!start(&mut stage));
+}
