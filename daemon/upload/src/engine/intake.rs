@@ -46,7 +46,7 @@ pub(super) struct Intake {
     state_dir: PathBuf,
     outboxes: Vec<PathBuf>,
     /// Of the outboxes, in their order.
-    folders: Rc<Vec<Option<Folder>>>,
+    folders: Folders,
     watch: Watch,
     scanner: Scanner,
     ledger: Option<Ledger>,
@@ -65,10 +65,15 @@ pub(super) struct Intake {
     /// So that looks leave most of the time to what is sent.
     rests_until: Option<Instant>,
     retry_at: Option<Instant>,
-    /// What an earlier run left behind was looked at, and what it took aside was put back.
-    recovered: bool,
-    put_back: bool,
+    /// Outboxes that were opened and not yet looked through for what an earlier run left behind.
+    unrecovered: Vec<PathBuf>,
+    /// And those where what it took aside was not yet put back.
+    not_put_back: Vec<PathBuf>,
 }
+
+/// Shared with those who open files in them, so that nobody holds a folder that another one has taken the place of: it could not
+/// be unmounted.
+type Folders = Rc<RefCell<Vec<Option<Folder>>>>;
 
 /// A file that is next.
 #[derive(Clone, Debug)]
@@ -111,8 +116,8 @@ impl Intake {
             settles_at: None,
             rests_until: None,
             retry_at: None,
-            recovered: false,
-            put_back: false,
+            unrecovered: Vec::new(),
+            not_put_back: Vec::new(),
         };
         this.follow(settings);
         this
@@ -123,7 +128,7 @@ impl Intake {
         self.scanner.set_settle(settings.settle);
         if self.outboxes != settings.outboxes {
             self.outboxes.clone_from(&settings.outboxes);
-            self.folders = Rc::default();
+            self.folders.take();
             self.watch = Watch::new(&self.outboxes);
         }
         // What could not be opened is tried at once: that may be what was mended.
@@ -138,14 +143,14 @@ impl Intake {
         }
         self.dirty = true;
         if reopen {
-            self.folders = Rc::default();
+            self.retry_at = Some(Instant::now());
         }
     }
 
     /// Looks at the outboxes where that is due: whether it did, and when it is due next.
     pub(super) fn refresh(&mut self, settings: &Settings, now: Instant) -> (bool, Option<Instant>) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if self.folders.len() != self.outboxes.len() || due(self.retry_at) || !self.all_are_current() {
+        if self.folders.borrow().len() != self.outboxes.len() || due(self.retry_at) || !self.all_are_current() {
             self.open(settings, now);
         }
         let through = self.scan.candidates.is_empty() && self.scan.waiting_files > self.scan.unsettled_files;
@@ -162,7 +167,7 @@ impl Intake {
 
     /// Whether outboxes are still the folders that they were; only asked where something has changed.
     fn all_are_current(&self) -> bool {
-        !self.dirty || self.folders.iter().flatten().all(Folder::is_current)
+        !self.dirty || self.folders.borrow().iter().flatten().all(Folder::is_current)
     }
 
     /// Opens what can be opened.
@@ -203,7 +208,13 @@ impl Intake {
         if !self.faults.is_empty() || self.blocked.is_some() {
             self.retry_at = Some(now + RETRY);
         }
-        self.folders = Rc::new(folders);
+        let before = self.folders.replace(folders);
+        for folder in self.folders.borrow().iter().flatten() {
+            let is_new = !before.iter().flatten().any(|before| before.is_same(folder));
+            if is_new && !self.unrecovered.iter().any(|path| path == folder.path()) {
+                self.unrecovered.push(folder.path().to_owned());
+            }
+        }
         self.dirty = true;
         let unwritten = std::mem::take(&mut self.unwritten);
         for (key, identity, verdict) in unwritten {
@@ -218,13 +229,13 @@ impl Intake {
         for place in std::mem::take(&mut self.scan.replaced) {
             self.forget(place);
         }
-        self.put_away_what_stuck(settings);
+        let more = self.put_away_what_stuck(settings);
         for (folder, errno) in &self.scan.failed {
             let name = self.outboxes.get(*folder).map_or_else(String::new, |outbox| outbox.display().to_string());
             self.scan.unusable.push(Parked { name, reason: errno.to_string(), folder: *folder, bytes: 0 });
         }
         self.settles_at = self.scan.settles_in.map(|settles_in| now + settles_in + Duration::from_millis(20));
-        self.dirty = false;
+        self.dirty = more;
     }
 
     // -- What is next
@@ -250,13 +261,14 @@ impl Intake {
     }
 
     fn job_of(&self, candidate: &Candidate) -> Option<Job> {
-        let folder = self.folders.get(candidate.folder)?.as_ref()?;
+        let folders = self.folders.borrow();
+        let folder = folders.get(candidate.folder)?.as_ref()?;
         let sidecar = sidecar::read(folder, &candidate.name).ok()?;
         let mut job = Job::new(
             folder.path().to_owned(),
             candidate.name.clone(),
             candidate.identity,
-            self.opener(candidate.folder, &candidate.name),
+            self.opener(folder.path(), &candidate.name),
             journal_path(&self.state_dir, candidate.key),
         );
         job.priority = candidate.priority;
@@ -267,11 +279,13 @@ impl Intake {
     }
 
     /// Opens the file of that name, whatever it is by then.
-    fn opener(&self, folder: usize, name: &str) -> Box<dyn Fn() -> Result<fs::File, Trouble>> {
-        let (folders, name) = (Rc::clone(&self.folders), name.to_owned());
+    fn opener(&self, outbox: &Path, name: &str) -> Box<dyn Fn() -> Result<fs::File, Trouble>> {
+        let (folders, outbox, name) = (Rc::clone(&self.folders), outbox.to_owned(), name.to_owned());
         Box::new(move || {
-            let folder = folders.get(folder).and_then(Option::as_ref);
-            let folder = folder.ok_or_else(|| Trouble::new(Kind::Vanished, "its folder is gone"))?;
+            let folders = folders.borrow();
+            let folder = folders.iter().flatten().find(|folder| folder.path() == outbox);
+            // Another disk is to be mounted, perhaps.
+            let folder = folder.ok_or_else(|| Trouble::new(Kind::Busy, "its outbox is not there for now"))?;
             folder.open_file(&name).map(|(file, _)| file).map_err(|error| {
                 let kind = match error {
                     Unusable::Vanished => Kind::Vanished,
@@ -292,9 +306,13 @@ impl Intake {
         if let Some(place) = self.ledger.as_ref().map(|ledger| ledger.salt().place(&job.outbox, &job.name)) {
             self.forget(place);
         }
-        let folder = self.folders.iter().flatten().find(|folder| folder.path() == job.outbox);
-        let Some(folder) = folder else { return false };
-        match finish(folder, &job.name, &job.identity, job.sidecar.as_ref(), after) {
+        let finished = {
+            let folders = self.folders.borrow();
+            let folder = folders.iter().flatten().find(|folder| folder.path() == job.outbox);
+            let Some(folder) = folder else { return false };
+            finish(folder, &job.name, &job.identity, job.sidecar.as_ref(), after)
+        };
+        match finished {
             Ok(Finished::Kept) => self.note(key, job.identity, Verdict::Kept),
             Ok(Finished::Removed | Finished::Moved(_) | Finished::Another | Finished::Vanished) => true,
             Err(error) => {
@@ -330,7 +348,8 @@ impl Intake {
 
     /// The place of a file, and what it is by now.
     fn lies(&self, job: &Job) -> Option<(Key, Identity)> {
-        let folder = self.folders.iter().flatten().find(|folder| folder.path() == job.outbox)?;
+        let folders = self.folders.borrow();
+        let folder = folders.iter().flatten().find(|folder| folder.path() == job.outbox)?;
         let (_, identity) = folder.open_file(&job.name).ok().filter(|(_, now)| now.ino == job.identity.ino)?;
         Some((self.ledger.as_ref()?.salt().place(&job.outbox, &job.name), identity))
     }
@@ -360,17 +379,26 @@ impl Intake {
         self.dirty = true;
     }
 
-    /// Files that were sent and could not be removed: perhaps they can be by now.
-    fn put_away_what_stuck(&mut self, settings: &Settings) {
-        for stuck in std::mem::take(&mut self.scan.stuck) {
-            let Some(folder) = self.folders.get(stuck.folder).and_then(Option::as_ref) else { continue };
-            let sidecar = sidecar::read(folder, &stuck.name).ok().and_then(|sidecar| sidecar.identity);
-            let finished = finish(folder, &stuck.name, &stuck.identity, sidecar.as_ref(), settings.after);
+    /// Files that were sent and could not be removed: perhaps they can be by now. A few at a time, so that all have their turn;
+    /// whether there may be more that can.
+    fn put_away_what_stuck(&mut self, settings: &Settings) -> bool {
+        let all = std::mem::take(&mut self.scan.stuck);
+        let is_full = all.len() == MOST_NAMED;
+        let mut any = false;
+        for stuck in all {
+            self.scanner.stuck_after(stuck.key);
+            let finished = {
+                let folders = self.folders.borrow();
+                let Some(folder) = folders.get(stuck.folder).and_then(Option::as_ref) else { continue };
+                let sidecar = sidecar::read(folder, &stuck.name).ok().and_then(|sidecar| sidecar.identity);
+                finish(folder, &stuck.name, &stuck.identity, sidecar.as_ref(), settings.after)
+            };
             let verdict = match finished {
                 Ok(Finished::Kept) => Some(Verdict::Kept),
                 Ok(_) => None,
                 Err(_) => continue,
             };
+            any = true;
             match verdict {
                 Some(verdict) => {
                     self.unwritten.retain(|(key, ..)| *key != stuck.key);
@@ -379,6 +407,7 @@ impl Intake {
                 None => self.forget(stuck.key),
             }
         }
+        is_full && any
     }
 
     fn drop_candidate(&mut self, key: Key) {
@@ -417,32 +446,37 @@ impl Intake {
         (here + there) as u64
     }
 
-    /// What an earlier run left behind; asked once the outboxes are open.
+    /// What an earlier run left behind in outboxes that were opened since the last call: at the start, or mounted later.
     pub(super) fn leftovers(&mut self) -> Vec<Leftover> {
         let Some(salt) = self.ledger.as_ref().map(Ledger::salt) else { return Vec::new() };
-        if std::mem::replace(&mut self.recovered, true) {
+        if self.unrecovered.is_empty() {
             return Vec::new();
         }
+        let opened = std::mem::take(&mut self.unrecovered);
         let mut left = Vec::new();
         let names = fs::read_dir(&self.state_dir).into_iter().flatten().map_while(Result::ok).take(MOST_JOURNALS);
         for path in names.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "journal"))
         {
-            match self.leftover(&path, salt) {
+            match self.leftover(&path, salt, &opened) {
                 Ok(Some(leftover)) => left.push(leftover),
                 Ok(None) => {}
                 Err(error) => warn!(%error, path = %path.display(), "the journal of an upload cannot be read"),
             }
         }
+        self.not_put_back.extend(opened);
         left
     }
 
-    /// Whatever is known to have arrived is put away. Once, that is when what an earlier run took aside and did not know to have
-    /// arrived can be put back.
+    /// Whatever is known to have arrived is put away. Then what an earlier run took aside and did not know to have arrived can be
+    /// put back.
     pub(super) fn all_is_told(&mut self) {
-        if !self.recovered || std::mem::replace(&mut self.put_back, true) {
+        if self.not_put_back.is_empty() {
             return;
         }
-        for folder in self.folders.iter().flatten() {
+        let opened = std::mem::take(&mut self.not_put_back);
+        for folder in
+            self.folders.borrow().iter().flatten().filter(|folder| opened.iter().any(|it| it == folder.path()))
+        {
             match recover_leftovers(folder) {
                 Ok(0) => {}
                 Ok(count) => info!(count, folder = %folder.path().display(), "files that were taken aside are back"),
@@ -452,15 +486,19 @@ impl Intake {
         self.dirty = true;
     }
 
-    fn leftover(&self, path: &Path, salt: Salt) -> io::Result<Option<Leftover>> {
+    fn leftover(&self, path: &Path, salt: Salt, new: &[PathBuf]) -> io::Result<Option<Leftover>> {
         let Some(journal) = Journal::open(path)? else {
             return fs::remove_file(path).map(|()| None);
         };
         let begin = journal.known().begin.clone();
-        let Some(at) = self.outboxes.iter().position(|outbox| *outbox == begin.outbox) else { return Ok(None) };
-        let Some(folder) = self.folders.get(at).and_then(Option::as_ref) else { return Ok(None) };
+        if !new.contains(&begin.outbox) {
+            return Ok(None);
+        }
+        let folders = self.folders.borrow();
+        let folder = folders.iter().flatten().find(|folder| folder.path() == begin.outbox);
+        let Some(folder) = folder else { return Ok(None) };
         let key = salt.key(&begin.outbox, &begin.name, &begin.identity);
-        let opener = self.opener(at, &begin.name);
+        let opener = self.opener(&begin.outbox, &begin.name);
         let mut job = Job::new(begin.outbox.clone(), begin.name.clone(), begin.identity, opener, path.to_owned());
         job.sidecar = sidecar::read(folder, &begin.name).ok().and_then(|sidecar| sidecar.identity);
         let finished = journal.known().finished;
@@ -519,7 +557,8 @@ impl Intake {
     /// Forgets files that are no longer in an outbox, when the ledger is getting full: what it is full of is no use, and without
     /// room in it nothing could be sent any more.
     fn sweep(&mut self, mut seen: Vec<Key>) {
-        let all_seen = !self.scan.is_capped && self.scan.failed.is_empty() && self.folders.iter().all(Option::is_some);
+        let all_seen =
+            !self.scan.is_capped && self.scan.failed.is_empty() && self.folders.borrow().iter().all(Option::is_some);
         let Some(ledger) = self.ledger.as_mut().filter(|ledger| all_seen && ledger.len() >= self.sweeps_from) else {
             return;
         };
@@ -545,7 +584,7 @@ impl Intake {
         };
         self.scanner.ask_for_places(ledger.knows_places() || !unwritten.is_empty());
         let most = Most { candidates, named };
-        let scan = self.scanner.scan(&self.folders, ledger.salt(), &known, most, Moment::now());
+        let scan = self.scanner.scan(&self.folders.borrow(), ledger.salt(), &known, most, Moment::now());
         Some((scan, seen.into_inner()))
     }
 }

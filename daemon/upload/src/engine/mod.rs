@@ -355,6 +355,11 @@ impl Engine {
 
     /// Ends what an earlier run of the daemon did not come to the end of.
     fn take_over(&mut self, leftover: Leftover) {
+        let (Leftover::Arrived(key, _) | Leftover::Lost(key, ..)) = leftover;
+        // An outbox that was away for a while holds what this run began, too.
+        if self.is_busy(key) || self.kept.iter().any(|kept| kept.0 == key) {
+            return;
+        }
         match leftover {
             Leftover::Arrived(key, job) => self.arrived(key, job),
             Leftover::Lost(key, job, trouble) if trouble.kind == Kind::Changed => self.changed(key, job, &trouble),

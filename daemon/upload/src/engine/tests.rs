@@ -546,3 +546,84 @@ async fn a_pause_holds_after_a_restart_until_it_is_ended() {
     fs::write(stage.dir.path().join("state/pause"), "?").unwrap();
     assert!(!start(&mut stage));
 }
+
+#[tokio::test]
+async fn an_outbox_that_is_mounted_later_is_looked_through_for_what_an_earlier_run_left() {
+    let mut stage = Stage::new(|_| ());
+    stage.put("a", "content");
+    fs::create_dir(stage.path(".tidegate-sent")).unwrap();
+    fs::write(stage.path(".tidegate-sent/b"), "content").unwrap();
+    fs::create_dir(stage.dir.path().join("state")).unwrap();
+    let (_, path, job) = arrived(&stage, "a");
+    drop(job);
+    let outbox = stage.dir.path().join("outbox");
+    fs::rename(&outbox, stage.dir.path().join("elsewhere")).unwrap();
+    stage.engine.step();
+    assert!(stage.engine.untold.is_empty() && path.exists());
+
+    fs::rename(stage.dir.path().join("elsewhere"), &outbox).unwrap();
+    stage.look();
+    stage.engine.step();
+    let untold = stage.engine.untold.pop_front().unwrap();
+    assert_eq!((untold.event.name.as_str(), untold.event.state), ("a", Outcome::Sent));
+    stage.engine.let_go(untold);
+    assert!(!path.exists() && !stage.path("a").exists() && stage.path("b").exists());
+}
+
+#[tokio::test]
+async fn a_file_that_was_begun_does_not_hold_the_folder_that_another_one_took_the_place_of() {
+    let mut stage = Stage::new(|_| ());
+    stage.put("a", "content");
+    stage.look();
+    settled().await;
+    stage.look();
+    let (taken, mut job) = stage.engine.next_job().unwrap();
+    job.journal = Some(crate::journal::Journal::in_memory(begin(&job)));
+    stage.engine.keep(taken.key, job);
+    let (outbox, old) = (stage.dir.path().join("outbox"), stage.dir.path().join("unplugged"));
+    let is_held = || {
+        let held = fs::read_dir("/proc/self/fd").unwrap().map_while(Result::ok);
+        held.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|path| path.starts_with(&old))
+    };
+    fs::rename(&outbox, &old).unwrap();
+    stage.look();
+    assert!(!is_held());
+    stage.engine.look_after_what_was_begun();
+    assert_eq!(stage.engine.kept.len(), 1, "it is waited for");
+    fs::rename(&old, &outbox).unwrap();
+    stage.look();
+    assert!(stage.engine.kept[0].1.is_there().is_ok());
+}
+
+#[tokio::test]
+async fn all_files_that_could_not_be_removed_are_put_away_when_they_can_be() {
+    let mut stage = Stage::new(|_| ());
+    let files = 2 * 10 + 5;
+    for index in 0..files {
+        stage.put(&format!("a{index:03}"), "content");
+    }
+    stage.look();
+    settled().await;
+    stage.look();
+    // In the place of our own folder.
+    fs::write(stage.path(".tidegate-sent"), "").unwrap();
+    while stage.attempt(Ok(Arrived::Whole), true).is_some() {
+        stage.told();
+    }
+    rested().await;
+    stage.look();
+    assert_eq!(stage.engine.intake.parked().0, files);
+    fs::remove_file(stage.path(".tidegate-sent")).unwrap();
+    // Ten at a look, and it is looked again while there may be more.
+    stage.look();
+    let left = |stage: &Stage| fs::read_dir(stage.dir.path().join("outbox")).unwrap().count();
+    for _ in 0..50 {
+        rested().await;
+        let settings = Arc::clone(&stage.engine.settings);
+        stage.engine.intake.refresh(&settings, Instant::now());
+        if left(&stage) == 1 {
+            break;
+        }
+    }
+    assert_eq!(left(&stage), 1, "our own folder");
+}

@@ -125,6 +125,12 @@ impl Folder {
             .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (self.dev, self.ino))
     }
 
+    /// Whether it is the same folder, by the same path.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.dev, self.ino) == (other.dev, other.ino) && self.path == other.path
+    }
+
     /// Whether files may be removed from it, as all but `after = "keep"` needs.
     ///
     /// # Errors

@@ -134,7 +134,7 @@ pub struct Scan {
     pub parked_files: u64,
     /// The first few of them.
     pub parked: Vec<Parked>,
-    /// The first few that were sent and not removed: [`super::finish()`] may succeed by now.
+    /// A few that were sent and not removed, others each time ([`Scanner::stuck_after`]): [`super::finish()`] may succeed by now.
     pub stuck: Vec<Candidate>,
     /// Places of files that were changed while they were sent, and that others were renamed into since.
     pub replaced: Vec<Key>,
@@ -154,6 +154,8 @@ pub struct Scanner {
     settle: Duration,
     /// Whether anything is known about places.
     places: bool,
+    /// The last stuck file that was looked after: those with higher keys are next, then all others.
+    stuck_after: Key,
     clock: Option<Clock>,
     renamed_in: Vec<(usize, Box<str>)>,
     /// By key.
@@ -207,7 +209,14 @@ impl Scanner {
     /// Of files that are settled when they have not changed for that long.
     #[must_use]
     pub const fn new(settle: Duration) -> Self {
-        Self { settle, places: false, clock: None, renamed_in: Vec::new(), young: Vec::new() }
+        Self {
+            settle,
+            places: false,
+            stuck_after: Key(u64::MAX),
+            clock: None,
+            renamed_in: Vec::new(),
+            young: Vec::new(),
+        }
     }
 
     /// From the next scan on, with another one. What was settled stays settled.
@@ -218,6 +227,11 @@ impl Scanner {
     /// Whether `known` is asked for places, too.
     pub const fn ask_for_places(&mut self, places: bool) {
         self.places = places;
+    }
+
+    /// From the next scan on, names stuck files behind this one first.
+    pub const fn stuck_after(&mut self, key: Key) {
+        self.stuck_after = key;
     }
 
     /// A file was renamed in: what lies under that name at the next scan is settled, as long as it does not change.
@@ -260,6 +274,16 @@ impl Scanner {
         self.young.retain_mut(|young| take(&mut young.seen));
         self.renamed_in = Vec::new();
         scan
+    }
+
+    /// Keeps those that are next, in their order.
+    fn next_stuck(&self, stuck: &mut Vec<Candidate>, most: usize, candidate: Candidate) {
+        let distance = |Key(key): Key| key.wrapping_sub(self.stuck_after.0).wrapping_sub(1);
+        let place = stuck.partition_point(|other| distance(other.key) < distance(candidate.key));
+        if place < most {
+            stuck.truncate(most - 1);
+            stuck.insert(place, candidate);
+        }
     }
 
     fn look_at_clock(&mut self, now: Moment) {
@@ -385,13 +409,9 @@ impl Looking<'_> {
                 return Ok(());
             }
             Some(Verdict::Stuck) => {
-                note(&mut scan.stuck, self.most.named, || Candidate {
-                    folder: index,
-                    name: text.to_owned(),
-                    priority: Priority::Normal,
-                    identity,
-                    key,
-                });
+                let name = text.to_owned();
+                let candidate = Candidate { folder: index, name, priority: Priority::Normal, identity, key };
+                self.scanner.next_stuck(&mut scan.stuck, self.most.named, candidate);
                 Some("it was sent, and could not be removed".to_owned())
             }
             Some(Verdict::Parked(parking)) => Some(parking.to_string()),
@@ -817,6 +837,28 @@ mod tests {
         let scan = bench.scan(later(now, SETTLE));
         assert_eq!(scan.failed, [(0, Errno::NOENT)]);
         assert_eq!((scan.candidates[0].folder, scan.candidates[0].name.as_str()), (2, "a"));
+    }
+
+    #[test]
+    fn all_that_is_stuck_has_its_turn() {
+        let (mut bench, now) = Bench::steady();
+        for index in 0..25 {
+            bench.write(&index.to_string(), "content");
+        }
+        let now = later(now, 2 * SETTLE);
+        for candidate in bench.scan(now).candidates {
+            bench.known.push((candidate.key, Verdict::Stuck));
+        }
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let scan = bench.scan(now);
+            assert_eq!((scan.stuck.len(), scan.parked_files), (10, 25));
+            bench.scanner.stuck_after(scan.stuck[9].key);
+            seen.extend(scan.stuck.into_iter().map(|stuck| stuck.name));
+        }
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), 25);
     }
 
     #[test]
