@@ -1,4 +1,4 @@
-//! When the certificates of the connection to the broker expire, and the alarms before that.
+//! When the certificates of the connections to the broker and to the endpoint of uploads expire, and the alarms before that.
 //!
 //! A certificate that nobody renews cuts the gateway off for good, on a day that is known: so it is told with each
 //! sample, and as `event/incident` once at each of [`ALARMS`].
@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{config::Mqtt, pki, record::Stamp};
+use crate::{config::Config, pki, record::Stamp};
 
 const DAY_S: i64 = 86_400;
 const TWO_DAYS_S: i64 = 2 * DAY_S;
@@ -19,7 +19,8 @@ const ALARMS: [i64; 4] = [30 * DAY_S, 7 * DAY_S, DAY_S, 0];
 /// One file's certificates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Certificate {
-    /// `cert`, the gateway's own and its chain, or `ca`, the authorities that it trusts.
+    /// `cert`, the gateway's own and its chain, or `ca`, the authorities that it trusts: those of `[mqtt]`. `upload-cert` and
+    /// `upload-ca` are those of `[upload]`.
     pub which: &'static str,
     /// When the first of a chain expires, or the last of the authorities: from then on there is no connection.
     /// Milliseconds since 1970.
@@ -42,6 +43,8 @@ impl Certificate {
         let left = self.expires_in_s.filter(|_| self.alarms() > 0)?;
         let whose = match self.which {
             "cert" => "the gateway's certificate ([mqtt] cert)",
+            "upload-cert" => "the gateway's certificate for uploads ([upload] cert)",
+            "upload-ca" => "the last of the authorities that are trusted with uploads ([upload] ca)",
             _ => "the last of the authorities that are trusted ([mqtt] ca)",
         };
         Some(match left {
@@ -53,13 +56,19 @@ impl Certificate {
 }
 
 /// Those of the configuration. What cannot be told goes to `unavailable`.
-pub(super) fn certificates(mqtt: &Mqtt, now: &Stamp, unavailable: &mut BTreeMap<String, String>) -> Vec<Certificate> {
+pub(super) fn certificates(
+    config: &Config,
+    now: &Stamp,
+    unavailable: &mut BTreeMap<String, String>,
+) -> Vec<Certificate> {
     let mut found = Vec::new();
-    for (which, file) in [("cert", &mqtt.cert), ("ca", &mqtt.ca)] {
+    let (mqtt, upload) = (&config.mqtt, &config.upload);
+    let files = [("cert", &mqtt.cert), ("ca", &mqtt.ca), ("upload-cert", &upload.cert), ("upload-ca", &upload.ca)];
+    for (which, file) in files {
         let Some(file) = file else { continue };
         match ends(file) {
             Ok(ends) => {
-                let decides = if which == "cert" { ends.iter().min() } else { ends.iter().max() };
+                let decides = if which.ends_with("cert") { ends.iter().min() } else { ends.iter().max() };
                 found.extend(decides.map(|not_after_ms| Certificate {
                     which,
                     not_after_ms: *not_after_ms,
@@ -139,18 +148,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let both = folder.path().join("both.pem");
         fs::write(&both, format!("{}{}", samples::CA, samples::CERT)).unwrap();
-        let mut mqtt = Config::defaults("gw-1").mqtt;
-        (mqtt.cert, mqtt.ca) = (Some(both.clone()), Some(both));
+        let mut config = Config::defaults("gw-1");
+        (config.mqtt.cert, config.mqtt.ca) = (Some(both.clone()), Some(both.clone()));
+        (config.upload.cert, config.upload.ca) = (Some(both.clone()), Some(both));
         let mut unavailable = BTreeMap::new();
-        let found = certificates(&mqtt, &stamp(END_MS - 7000, true), &mut unavailable);
+        let found = certificates(&config, &stamp(END_MS - 7000, true), &mut unavailable);
         assert_eq!(found[0], expiring_in(7));
         assert_eq!((found[1].which, found[1].not_after_ms), ("ca", 2_566_969_689_000));
-        assert_eq!(certificates(&mqtt, &stamp(END_MS + 9000, true), &mut unavailable)[0].expires_in_s, Some(-9));
-        assert_eq!(certificates(&mqtt, &stamp(7000, false), &mut unavailable)[0].expires_in_s, None);
+        assert_eq!(found[2], Certificate { which: "upload-cert", ..expiring_in(7) });
+        assert_eq!((found[3].which, found[3].not_after_ms), ("upload-ca", 2_566_969_689_000));
+        assert_eq!(
+            found[2].warning().unwrap(),
+            "the gateway's certificate for uploads ([upload] cert) expires in 0 hours"
+        );
+        assert_eq!(certificates(&config, &stamp(END_MS + 9000, true), &mut unavailable)[0].expires_in_s, Some(-9));
+        assert_eq!(certificates(&config, &stamp(7000, false), &mut unavailable)[0].expires_in_s, None);
         assert!(unavailable.is_empty());
 
-        mqtt.cert = Some(folder.path().join("absent.pem"));
-        assert_eq!(certificates(&mqtt, &stamp(0, true), &mut unavailable).len(), 1);
+        config.mqtt.cert = Some(folder.path().join("absent.pem"));
+        assert_eq!(certificates(&config, &stamp(0, true), &mut unavailable).len(), 3);
         assert!(unavailable["certificates/cert"].contains("No such file"), "{unavailable:?}");
     }
 

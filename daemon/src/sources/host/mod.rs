@@ -79,7 +79,7 @@ pub async fn run(
                 let now = sink.now();
                 let looked = spawn_blocking(move || {
                     let mut sample = Sample::take(&mut files, &config.spool.dir);
-                    sample.look_at_certificates(&config.mqtt, &now);
+                    sample.look_at_certificates(&config, &now);
                     (files, sample)
                 });
                 let Ok((returned, sample)) = looked.await else { return };

@@ -15,7 +15,7 @@ use super::{
     pressure::{self, Pressure},
     thermal::{self, Temperature},
 };
-use crate::{config::Mqtt, record::Stamp};
+use crate::{config::Config, record::Stamp};
 
 /// The data of a `telemetry/host` record. What this machine cannot tell is absent, and named in `unavailable`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -99,8 +99,8 @@ impl Sample {
     }
 
     /// Adds when the certificates expire.
-    pub(super) fn look_at_certificates(&mut self, mqtt: &Mqtt, now: &Stamp) {
-        self.certificates = certificates::certificates(mqtt, now, &mut self.unavailable);
+    pub(super) fn look_at_certificates(&mut self, config: &Config, now: &Stamp) {
+        self.certificates = certificates::certificates(config, now, &mut self.unavailable);
     }
 
     /// Remembers why something is not there.
