@@ -27,6 +27,19 @@ fn a_wrong_configuration_ends_with_78_and_all_its_errors() {
 }
 
 #[test]
+fn what_cannot_be_written_is_an_error_and_no_panic() {
+    let daemon = Daemon::builder().prepare();
+    for format in [&[][..], &["--json"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = daemon.command(&["check-config", "--config"]);
+        let output = command.arg(daemon.config_file()).args(format).stdout(full).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.starts_with("error: writing: ") && said.lines().count() == 1, "{said}");
+    }
+}
+
+#[test]
 fn the_shipped_configuration_is_accepted() {
     let daemon = Daemon::builder().prepare();
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../daemon/tidegate.toml");

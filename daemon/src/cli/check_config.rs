@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::{CONFIG, ConfigArg, table::Table};
+use super::{CONFIG, ConfigArg, print, table::Table};
 use crate::{
     config::{ConfigError, Environment, KEYS, Loaded},
     gather::Gather as _,
@@ -27,17 +27,13 @@ pub(super) fn run(args: &Args) -> ExitCode {
     match args.config.file().load(&Environment::of_process()) {
         Ok(_) if args.quiet => ExitCode::SUCCESS,
         Ok(loaded) => {
-            if args.json {
-                println!("{}", as_json(&loaded));
-            } else {
-                print!("{}", as_table(&loaded));
-            }
-            ExitCode::SUCCESS
+            let text = if args.json { format!("{}\n", as_json(&loaded)) } else { as_table(&loaded) };
+            print(&text).err().unwrap_or(ExitCode::SUCCESS)
         }
         Err(errors) if args.json => {
             let errors: Vec<_> = errors.iter().map(error_as_json).collect();
-            println!("{}", json!({ "ok": false, "errors": errors }));
-            ExitCode::from(CONFIG)
+            let text = format!("{}\n", json!({ "ok": false, "errors": errors }));
+            print(&text).err().unwrap_or(ExitCode::from(CONFIG))
         }
         Err(errors) => report(&errors),
     }

@@ -1,10 +1,6 @@
 //! `tidegate config show`: what is in force, and which layer decides it.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::{collections::BTreeMap, process::ExitCode};
 
 use serde_json::json;
 
@@ -75,14 +71,7 @@ fn show(args: &Show) -> Result<(), ExitCode> {
     let (source, shown) = if args.local || args.config.config.is_some() { local(args)? } else { ask(args)? };
     let keys = Keys { wanted: &args.keys, shown };
     let text = if args.json { keys.as_json(source) } else { keys.as_table(args.origin) };
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // A closed pipe is how `| head` ends us.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("writing: {error}");
-            Err(ExitCode::FAILURE)
-        }
-        _ => Ok(()),
-    }
+    super::print(&text)
 }
 
 /// Whom the answer is from, as it stands in JSON.

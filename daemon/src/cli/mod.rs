@@ -2,7 +2,11 @@
 //!
 //! Exit status: 0 well, 1 failure (or degraded, for `status`), 2 usage, 3 not running, 78 configuration.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -90,6 +94,23 @@ enum Command {
     Bench(bench::Args),
     Send(send::Args),
     Put(put::Args),
+}
+
+/// Writes what was asked for.
+///
+/// # Errors
+///
+/// It cannot be written, and that is said: the exit status.
+fn print(text: &str) -> Result<(), ExitCode> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // A closed pipe is how `| head` ends us.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("error: writing: {error}");
+            Err(ExitCode::FAILURE)
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Cli {

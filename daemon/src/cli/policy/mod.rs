@@ -66,12 +66,7 @@ fn failed(what: &str) -> ExitCode {
 
 /// Writes what was asked for.
 fn print(text: &str) -> ExitCode {
-    use std::io::{self, Write as _};
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // A closed pipe is how `| head` ends us.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => failed(&format!("writing: {error}")),
-        _ => ExitCode::SUCCESS,
-    }
+    super::print(text).err().unwrap_or(ExitCode::SUCCESS)
 }
 
 /// Without quotes.
