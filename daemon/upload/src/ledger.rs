@@ -716,6 +716,23 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_changed_is_known_by_its_place_as_long_as_it_is_that_file() {
+        let (_temp, mut ledger) = opened();
+        let place = ledger.salt().place(Path::new("/srv/out"), "a");
+        assert!(!ledger.knows_places());
+        ledger.put(place, &FILE, Verdict::Changed(1)).unwrap();
+        ledger.put(place, &FILE, Verdict::Changed(2)).unwrap();
+        let (mut ledger, damage) = reopened(ledger);
+        assert_eq!((damage, ledger.knows_places(), ledger.len()), (Damage::default(), true, 1));
+        let longer = Identity { size: 9, mtime_ns: 9, ctime_ns: 9, ..FILE };
+        assert_eq!(ledger.find(place, &longer), Some(Verdict::Changed(2)));
+        assert_eq!(ledger.find(place, &Identity { ino: 9, ..FILE }), None);
+        assert_ne!(ledger.salt().place(Path::new("/srv/out"), "b"), place);
+        assert_eq!(ledger.retry_all().unwrap(), 1);
+        assert_eq!(ledger.find(place, &FILE), None);
+    }
+
+    #[test]
     fn a_key_stands_for_place_name_length_and_time_and_for_this_gateway_s_salt() {
         let salt = Salt([7; 16]);
         let key = |outbox: &str, name: &str, file: Identity| salt.key(Path::new(outbox), name, &file);

@@ -18,7 +18,7 @@ use crate::{
     ledger::{Key, Ledger, MAX_ENTRIES, Parking, Reason, Salt, Verdict},
     outbox::{
         Finished, Folder, Identity, Priority, Unusable, finish, recover_leftovers,
-        scan::{Candidate, Moment, Most, Scan, Scanner},
+        scan::{Candidate, Look, Moment, Most, Scan, Scanner},
         sidecar,
         watch::{Changes, Watch},
     },
@@ -33,6 +33,8 @@ pub(super) const MOST_CANDIDATES: usize = 256;
 const MOST_NAMED: usize = 10;
 /// Between two attempts to open what could not be opened.
 const RETRY: Duration = Duration::from_secs(30);
+/// How long a look goes on before others have their turn: what is sent waits meanwhile.
+const AT_A_TIME: Duration = Duration::from_millis(5);
 /// How much longer than a look takes nothing is looked at after it, however much changes: to look at a full outbox takes long,
 /// and nothing is sent meanwhile.
 const REST: u32 = 9;
@@ -59,7 +61,9 @@ pub(super) struct Intake {
     /// Why an outbox is not looked into, or not as it should be.
     faults: Vec<Parked>,
     scan: Scan,
-    /// Something has changed since the last scan.
+    /// The look that is under way.
+    under_way: Option<UnderWay>,
+    /// Something has changed since the last scan began.
     dirty: bool,
     settles_at: Option<Instant>,
     /// So that looks leave most of the time to what is sent.
@@ -74,6 +78,16 @@ pub(super) struct Intake {
 /// Shared with those who open files in them, so that nobody holds a folder that another one has taken the place of: it could not
 /// be unmounted.
 type Folders = Rc<RefCell<Vec<Option<Folder>>>>;
+
+/// A look, and what became of files while it is under way: it may have seen them before that.
+struct UnderWay {
+    look: Look,
+    /// Of files that the ledger knows, where that is to be swept.
+    seen: Option<RefCell<Vec<Key>>>,
+    /// Files that are no candidates any more.
+    dropped: Vec<Key>,
+    took: Duration,
+}
 
 /// A file that is next.
 #[derive(Clone, Debug)]
@@ -112,6 +126,7 @@ impl Intake {
             blocked: None,
             faults: Vec::new(),
             scan: Scan::default(),
+            under_way: None,
             dirty: true,
             settles_at: None,
             rests_until: None,
@@ -131,6 +146,7 @@ impl Intake {
             self.folders.take();
             self.watch = Watch::new(&self.outboxes);
         }
+        self.under_way = None;
         // What could not be opened is tried at once: that may be what was mended.
         (self.dirty, self.retry_at) = (true, Some(Instant::now()));
     }
@@ -156,13 +172,22 @@ impl Intake {
         let through = self.scan.candidates.is_empty() && self.scan.waiting_files > self.scan.unsettled_files;
         let wanted = self.dirty || due(self.settles_at);
         let rests = self.rests_until.filter(|until| wanted && *until > now);
-        let looks = through || (wanted && rests.is_none());
-        if looks {
-            self.look(settings, now);
-            self.rests_until = Some(Instant::now() + now.elapsed() * REST);
+        if self.under_way.is_none() && (through || (wanted && rests.is_none())) {
+            self.begin_look();
         }
-        let settles_at = if rests.is_some() && !looks { rests } else { self.settles_at };
-        (looks, [settles_at, self.retry_at].into_iter().flatten().min())
+        if self.under_way.is_some() {
+            let looked = self.look(settings);
+            // Not before others had their turn.
+            let next = if looked { self.settles_at } else { Some(now) };
+            return (looked, [next, self.retry_at].into_iter().flatten().min());
+        }
+        let settles_at = if rests.is_some() { rests } else { self.settles_at };
+        (false, [settles_at, self.retry_at].into_iter().flatten().min())
+    }
+
+    /// Whether a look is under way, and goes on at the next call of [`Self::refresh`].
+    pub(super) const fn is_looking(&self) -> bool {
+        self.under_way.is_some()
     }
 
     /// Whether outboxes are still the folders that they were; only asked where something has changed.
@@ -209,6 +234,14 @@ impl Intake {
             self.retry_at = Some(now + RETRY);
         }
         let before = self.folders.replace(folders);
+        let same = |(before, now): (&Option<Folder>, &Option<Folder>)| match (before, now) {
+            (Some(before), Some(now)) => before.is_same(now),
+            (None, None) => true,
+            _ => false,
+        };
+        if before.len() != self.outboxes.len() || !before.iter().zip(&*self.folders.borrow()).all(same) {
+            self.under_way = None;
+        }
         for folder in self.folders.borrow().iter().flatten() {
             let is_new = !before.iter().flatten().any(|before| before.is_same(folder));
             if is_new && !self.unrecovered.iter().any(|path| path == folder.path()) {
@@ -222,20 +255,59 @@ impl Intake {
         }
     }
 
-    fn look(&mut self, settings: &Settings, now: Instant) {
-        let Some((scan, seen)) = self.scanned(MOST_CANDIDATES, MOST_NAMED) else { return };
-        self.scan = scan;
-        self.sweep(seen);
+    fn begin_look(&mut self) {
+        let Some(ledger) = &self.ledger else { return };
+        let seen = (ledger.len() >= self.sweeps_from).then(RefCell::default);
+        self.scanner.ask_for_places(ledger.knows_places() || !self.unwritten.is_empty());
+        let look = self.scanner.begin(Most { candidates: MOST_CANDIDATES, named: MOST_NAMED }, Moment::now());
+        self.under_way = Some(UnderWay { look, seen, dropped: Vec::new(), took: Duration::ZERO });
+        (self.dirty, self.settles_at) = (false, None);
+    }
+
+    /// Goes on with the look that is under way, for as long as that may take at a time; whether it is done.
+    fn look(&mut self, settings: &Settings) -> bool {
+        let (Some(mut under_way), Some(ledger)) = (self.under_way.take(), &self.ledger) else { return false };
+        let known = |key: Key, identity: &Identity| {
+            let found = known(&self.unwritten, ledger, key, identity);
+            if let (Some(seen), true) = (&under_way.seen, found.is_some()) {
+                seen.borrow_mut().push(key);
+            }
+            found
+        };
+        let began = Instant::now();
+        let mut done = false;
+        while !done && began.elapsed() < AT_A_TIME {
+            done = self.scanner.go_on(&mut under_way.look, &self.folders.borrow(), ledger.salt(), &known);
+        }
+        under_way.took += began.elapsed();
+        if !done {
+            self.under_way = Some(under_way);
+            return false;
+        }
+        let took = under_way.took + began.elapsed();
+        self.end_look(under_way, settings);
+        self.rests_until = Some(Instant::now() + took * REST);
+        true
+    }
+
+    fn end_look(&mut self, under_way: UnderWay, settings: &Settings) {
+        self.scan = self.scanner.end(under_way.look);
+        if let Some(seen) = under_way.seen {
+            self.sweep(seen.into_inner());
+        }
+        for key in under_way.dropped {
+            self.drop_candidate(key);
+        }
         for place in std::mem::take(&mut self.scan.replaced) {
             self.forget(place);
         }
-        let more = self.put_away_what_stuck(settings);
+        self.dirty |= self.put_away_what_stuck(settings);
         for (folder, errno) in &self.scan.failed {
             let name = self.outboxes.get(*folder).map_or_else(String::new, |outbox| outbox.display().to_string());
             self.scan.unusable.push(Parked { name, reason: errno.to_string(), folder: *folder, bytes: 0 });
         }
-        self.settles_at = self.scan.settles_in.map(|settles_in| now + settles_in + Duration::from_millis(20));
-        self.dirty = more;
+        self.settles_at =
+            self.scan.settles_in.map(|settles_in| Instant::now() + settles_in + Duration::from_millis(20));
     }
 
     // -- What is next
@@ -411,6 +483,9 @@ impl Intake {
     }
 
     fn drop_candidate(&mut self, key: Key) {
+        if let Some(under_way) = &mut self.under_way {
+            under_way.dropped.push(key);
+        }
         let Some(at) = self.scan.candidates.iter().position(|candidate| candidate.key == key) else { return };
         let gone = self.scan.candidates.remove(at);
         self.scan.waiting_files = self.scan.waiting_files.saturating_sub(1);
@@ -423,6 +498,10 @@ impl Intake {
             Some(ledger) => ledger.put(key, &identity, verdict).map_err(|error| error.to_string()),
             None => Err("the ledger of uploads is not open".to_owned()),
         };
+        if let Some(under_way) = &mut self.under_way {
+            // Noted behind its back: it does not know what is to stay.
+            under_way.seen = None;
+        }
         let is_written = written.is_ok();
         if let Err(error) = written {
             warn!(error, "what became of a file is remembered in memory only");
@@ -550,8 +629,14 @@ impl Intake {
     }
 
     /// A look for somebody who wants to see all, as far as that is bounded.
-    pub(super) fn list(&mut self, limit: usize) -> (Scan, Vec<PathBuf>) {
-        (self.scanned(limit, limit).map(|(scan, _)| scan).unwrap_or_default(), self.outboxes.clone())
+    pub(super) fn list(&self, limit: usize) -> (Scan, Vec<PathBuf>) {
+        let Some(ledger) = &self.ledger else { return (Scan::default(), self.outboxes.clone()) };
+        let known = |key: Key, identity: &Identity| known(&self.unwritten, ledger, key, identity);
+        let most = Most { candidates: limit, named: limit };
+        // The look that is under way is not to lose what this one has seen.
+        let mut scanner = self.scanner.clone();
+        let scan = scanner.scan(&self.folders.borrow(), ledger.salt(), &known, most, Moment::now());
+        (scan, self.outboxes.clone())
     }
 
     /// Forgets files that are no longer in an outbox, when the ledger is getting full: what it is full of is no use, and without
@@ -568,24 +653,6 @@ impl Intake {
             Ok(count) => info!(count, "files that have left the outboxes are forgotten"),
             Err(error) => warn!(%error, "files that have left the outboxes cannot be forgotten"),
         }
-    }
-
-    /// A look, and which of the files the ledger knows.
-    fn scanned(&mut self, candidates: usize, named: usize) -> Option<(Scan, Vec<Key>)> {
-        let ledger = self.ledger.as_ref()?;
-        let unwritten = &self.unwritten;
-        let (collects, seen) = (ledger.len() >= self.sweeps_from, RefCell::new(Vec::new()));
-        let known = |key: Key, identity: &Identity| {
-            let found = known(unwritten, ledger, key, identity);
-            if found.is_some() && collects {
-                seen.borrow_mut().push(key);
-            }
-            found
-        };
-        self.scanner.ask_for_places(ledger.knows_places() || !unwritten.is_empty());
-        let most = Most { candidates, named };
-        let scan = self.scanner.scan(&self.folders.borrow(), ledger.salt(), &known, most, Moment::now());
-        Some((scan, seen.into_inner()))
     }
 }
 

@@ -194,6 +194,10 @@ impl Engine {
         loop {
             let wake = self.step();
             self.tell();
+            if self.intake.is_looking() {
+                // What is sent goes on between two steps.
+                tokio::task::yield_now().await;
+            }
             select! {
                 biased;
                 () = shutdown.cancelled() => break,

@@ -101,6 +101,9 @@ impl Stage {
         let settings = Arc::clone(&self.engine.settings);
         self.engine.intake.follow(&settings);
         self.engine.intake.refresh(&settings, Instant::now());
+        while self.engine.intake.is_looking() {
+            self.engine.intake.refresh(&settings, Instant::now());
+        }
     }
 
     /// Takes the next file and has an attempt with it end so; its name.
@@ -626,4 +629,51 @@ async fn all_files_that_could_not_be_removed_are_put_away_when_they_can_be() {
         }
     }
     assert_eq!(left(&stage), 1, "our own folder");
+}
+
+/// An outbox with many files, at which a look has begun.
+async fn looking(after: After) -> Stage {
+    let mut stage = Stage::new(|settings| settings.after = after);
+    for index in 0..5000 {
+        stage.put(&format!("a{index:04}"), "content");
+    }
+    stage.look();
+    settled().await;
+    stage.look();
+    stage.engine.intake.sweeps_from = 0;
+    let settings = Arc::clone(&stage.engine.settings);
+    stage.engine.intake.follow(&settings);
+    let began = Instant::now();
+    stage.engine.intake.rest_until(began);
+    let (looked, again) = stage.engine.intake.refresh(&settings, began);
+    assert!(!looked && stage.engine.intake.is_looking(), "not all at a time");
+    assert_eq!(again, Some(began), "it goes on at once");
+    stage
+}
+
+fn go_on(stage: &mut Stage) {
+    let settings = Arc::clone(&stage.engine.settings);
+    while stage.engine.intake.is_looking() {
+        stage.engine.intake.refresh(&settings, Instant::now());
+    }
+}
+
+#[tokio::test]
+async fn a_look_at_many_files_is_made_of_steps_and_a_file_that_arrives_between_is_not_sent_again() {
+    let mut stage = looking(After::Remove).await;
+    let name = stage.attempt(Ok(Arrived::Whole), true).unwrap();
+    go_on(&mut stage);
+    assert_eq!(stage.engine.intake.waiting().0, 4999);
+    for _ in 0..MOST_CANDIDATES - 1 {
+        assert_ne!(stage.attempt(Ok(Arrived::Whole), true).unwrap(), name);
+        stage.told();
+    }
+}
+
+#[tokio::test]
+async fn what_is_noted_while_a_look_is_under_way_is_not_swept_by_it() {
+    let mut stage = looking(After::Keep).await;
+    let name = stage.attempt(Ok(Arrived::Whole), true).unwrap();
+    go_on(&mut stage);
+    assert_eq!(stage.engine.intake.known_files(), 1, "{name}");
 }

@@ -39,6 +39,9 @@
 //! One `statx` for each file, and one attempt to open its sidecar where the folder holds any. Sidecars of up to
 //! [`SIDECAR_BYTES`] are read; the files of any others have normal priority here. At [`MAX_SCANNED`] names a folder is
 //! left: what is behind them has its turn when others are gone.
+//!
+//! A look at a full folder takes long, on a slow disk above all. So it is made of steps ([`Scanner::go_on`]) of some
+//! hundred names at most, between which others have their turn.
 
 use std::{
     ffi::CStr,
@@ -84,7 +87,7 @@ pub struct Most {
 }
 
 /// Of names, as the kernel hands them over.
-const BUFFER_BYTES: usize = 32 * 1024;
+const BUFFER_BYTES: usize = 4 * 1024;
 /// The clocks have gone alike where they differ by no more: what reading both takes, and one step of a time service
 /// that nobody would call a jump.
 const JITTER: Duration = Duration::from_millis(250);
@@ -148,8 +151,38 @@ pub struct Scan {
     pub failed: Vec<(usize, Errno)>,
 }
 
-/// Looks at the outboxes, and remembers which files are settled.
+/// A look at the outboxes that is under way.
 #[derive(Debug)]
+pub struct Look {
+    now: Moment,
+    most: Most,
+    scan: Scan,
+    renamed_in: Vec<(usize, Box<str>)>,
+    /// That may still be read.
+    sidecar_bytes: u64,
+    /// The folder that is looked at, and how far that is.
+    folder: usize,
+    part: Part,
+}
+
+/// How far the look at a folder is: names are listed twice.
+#[derive(Debug)]
+enum Part {
+    Begin,
+    /// Whether any file there says something about another one: mostly none does, and none has to be looked for.
+    Sidecars {
+        list: OwnedFd,
+        count: usize,
+    },
+    Files {
+        list: OwnedFd,
+        count: usize,
+        with_sidecars: bool,
+    },
+}
+
+/// Looks at the outboxes, and remembers which files are settled.
+#[derive(Clone, Debug)]
 pub struct Scanner {
     settle: Duration,
     /// Whether anything is known about places.
@@ -251,29 +284,52 @@ impl Scanner {
         most: Most,
         now: Moment,
     ) -> Scan {
+        let mut look = self.begin(most, now);
+        while !self.go_on(&mut look, folders, salt, known) {}
+        self.end(look)
+    }
+
+    /// Begins a look, of which [`Self::go_on`] makes a step and [`Self::end`] a [`Scan`]. One that is not ended costs
+    /// files that were renamed in their being settled at once.
+    pub fn begin(&mut self, most: Most, now: Moment) -> Look {
         self.look_at_clock(now);
-        self.renamed_in.sort_unstable();
-        let mut looking = Looking {
-            scanner: self,
-            now,
-            salt,
-            known,
-            most,
-            scan: Scan::default(),
-            sidecar_bytes: SIDECAR_BYTES,
-            buffer: Vec::with_capacity(BUFFER_BYTES),
+        let mut renamed_in = take(&mut self.renamed_in);
+        renamed_in.sort_unstable();
+        let (sidecar_bytes, folder, part) = (SIDECAR_BYTES, 0, Part::Begin);
+        Look { now, most, scan: Scan::default(), renamed_in, sidecar_bytes, folder, part }
+    }
+
+    /// Makes a step: whether it was the last one. The folders are to be the same each time. Blocks on the disk.
+    pub fn go_on(
+        &mut self,
+        look: &mut Look,
+        folders: &[Option<Folder>],
+        salt: Salt,
+        known: &dyn Fn(Key, &Identity) -> Option<Verdict>,
+    ) -> bool {
+        let index = look.folder;
+        let Some(folder) = folders.get(index) else { return true };
+        let part = std::mem::replace(&mut look.part, Part::Begin);
+        let stepped = match folder {
+            Some(folder) => Looking { scanner: self, look, salt, known }.step(index, folder, part),
+            None => Ok(None),
         };
-        for (index, folder) in folders.iter().enumerate() {
-            let Some(folder) = folder else { continue };
-            if let Err(errno) = looking.folder(index, folder) {
-                looking.scan.failed.push((index, errno));
+        match stepped {
+            Ok(Some(part)) => look.part = part,
+            Ok(None) => look.folder += 1,
+            Err(errno) => {
+                look.scan.failed.push((index, errno));
+                look.folder += 1;
             }
         }
-        looking.shorten();
-        let scan = looking.scan;
+        false
+    }
+
+    /// What was found.
+    pub fn end(&mut self, mut look: Look) -> Scan {
+        look.shorten();
         self.young.retain_mut(|young| take(&mut young.seen));
-        self.renamed_in = Vec::new();
-        scan
+        look.scan
     }
 
     /// Keeps those that are next, in their order.
@@ -335,59 +391,76 @@ impl Scanner {
     }
 }
 
-/// One scan.
+/// One step.
 struct Looking<'a> {
     scanner: &'a mut Scanner,
-    now: Moment,
+    look: &'a mut Look,
     salt: Salt,
     known: &'a dyn Fn(Key, &Identity) -> Option<Verdict>,
-    most: Most,
-    scan: Scan,
-    /// That may still be read.
-    sidecar_bytes: u64,
-    buffer: Vec<u8>,
 }
 
 impl Looking<'_> {
-    fn folder(&mut self, index: usize, folder: &Folder) -> Result<(), Errno> {
-        let mut buffer = take(&mut self.buffer);
-        let done = self.entries(index, folder, &mut buffer);
-        self.buffer = buffer;
-        done
-    }
-
-    fn entries(&mut self, index: usize, folder: &Folder, buffer: &mut Vec<u8>) -> Result<(), Errno> {
-        let with_sidecars = has_sidecars(folder, buffer)?;
-        let list = list(folder)?;
-        let mut entries = RawDir::new(&list, buffer.spare_capacity_mut());
-        let mut count = 0;
-        while let Some(entry) = entries.next() {
-            let entry = entry?;
-            if count == MAX_SCANNED {
-                self.scan.is_capped = true;
-                break;
+    /// Looks at as many names as the kernel hands over at a time; what is next in this folder.
+    fn step(&mut self, index: usize, folder: &Folder, part: Part) -> Result<Option<Part>, Errno> {
+        let mut buffer = Vec::with_capacity(BUFFER_BYTES);
+        match part {
+            Part::Begin => Ok(Some(Part::Sidecars { list: list(folder)?, count: 0 })),
+            Part::Sidecars { list: names, mut count } => {
+                let files = |with_sidecars| Ok(Some(Part::Files { list: list(folder)?, count: 0, with_sidecars }));
+                let mut entries = RawDir::new(names.as_fd(), buffer.spare_capacity_mut());
+                loop {
+                    let Some(entry) = entries.next() else { return files(false) };
+                    count += 1;
+                    if names::is_sidecar(entry?.file_name().to_bytes()) {
+                        return files(true);
+                    }
+                    if count == MAX_SCANNED {
+                        return files(false);
+                    }
+                    if entries.is_buffer_empty() {
+                        return Ok(Some(Part::Sidecars { list: names, count }));
+                    }
+                }
             }
-            count += 1;
-            let name = entry.file_name();
-            if entry.file_type() == FileType::Directory || names::is_left_alone(name.to_bytes()) {
-                continue;
-            }
-            match self.entry(index, folder, name, with_sidecars) {
-                // A folder, of a file system that does not say so at once; or it is gone.
-                Ok(()) | Err(Unusable::Vanished) => {}
-                Err(reason) => {
-                    self.scan.unusable_files += 1;
-                    let name = name.to_string_lossy();
-                    note(&mut self.scan.unusable, self.most.named, || Parked {
-                        name: shorten(&name),
-                        reason: reason.to_string(),
-                        folder: index,
-                        bytes: 0,
-                    });
+            Part::Files { list: names, mut count, with_sidecars } => {
+                let mut entries = RawDir::new(names.as_fd(), buffer.spare_capacity_mut());
+                loop {
+                    let Some(entry) = entries.next() else { return Ok(None) };
+                    let entry = entry?;
+                    if count == MAX_SCANNED {
+                        self.look.scan.is_capped = true;
+                        return Ok(None);
+                    }
+                    count += 1;
+                    if entry.file_type() != FileType::Directory {
+                        self.name(index, folder, entry.file_name(), with_sidecars);
+                    }
+                    if entries.is_buffer_empty() {
+                        return Ok(Some(Part::Files { list: names, count, with_sidecars }));
+                    }
                 }
             }
         }
-        Ok(())
+    }
+
+    fn name(&mut self, index: usize, folder: &Folder, name: &CStr, with_sidecars: bool) {
+        if names::is_left_alone(name.to_bytes()) {
+            return;
+        }
+        match self.entry(index, folder, name, with_sidecars) {
+            // A folder, of a file system that does not say so at once; or it is gone.
+            Ok(()) | Err(Unusable::Vanished) => {}
+            Err(reason) => {
+                self.look.scan.unusable_files += 1;
+                let name = name.to_string_lossy();
+                note(&mut self.look.scan.unusable, self.look.most.named, || Parked {
+                    name: shorten(&name),
+                    reason: reason.to_string(),
+                    folder: index,
+                    bytes: 0,
+                });
+            }
+        }
     }
 
     fn entry(&mut self, index: usize, folder: &Folder, name: &CStr, with_sidecars: bool) -> Result<(), Unusable> {
@@ -400,7 +473,7 @@ impl Looking<'_> {
         check_stat(&stat)?;
         let identity = Identity::from_stat(&stat);
         let key = self.salt.key(folder.path(), text, &identity);
-        let scan = &mut self.scan;
+        let scan = &mut self.look.scan;
         let parked = match (self.known)(key, &identity) {
             // What changed is about places only.
             None | Some(Verdict::Changed(_)) => None,
@@ -411,7 +484,7 @@ impl Looking<'_> {
             Some(Verdict::Stuck) => {
                 let name = text.to_owned();
                 let candidate = Candidate { folder: index, name, priority: Priority::Normal, identity, key };
-                self.scanner.next_stuck(&mut scan.stuck, self.most.named, candidate);
+                self.scanner.next_stuck(&mut scan.stuck, self.look.most.named, candidate);
                 Some("it was sent, and could not be removed".to_owned())
             }
             Some(Verdict::Parked(parking)) => Some(parking.to_string()),
@@ -421,9 +494,9 @@ impl Looking<'_> {
             return Ok(());
         }
         let is_this = |(folder, name): &(usize, Box<str>)| (*folder, &**name).cmp(&(index, text));
-        let renamed_in = self.scanner.renamed_in.binary_search_by(is_this).is_ok();
+        let renamed_in = self.look.renamed_in.binary_search_by(is_this).is_ok();
         let changes = self.changes(folder, text, &identity, renamed_in);
-        let settles_in = self.scanner.settles_in(key, &identity, renamed_in, self.now);
+        let settles_in = self.scanner.settles_in(key, &identity, renamed_in, self.look.now);
         if changes >= MOST_CHANGES || changes > 0 && !settles_in.is_zero() {
             if changes < MOST_CHANGES {
                 self.settles(settles_in);
@@ -433,13 +506,13 @@ impl Looking<'_> {
             return Ok(());
         }
         let mut priority = Priority::Normal;
-        if settles_in.is_zero() && with_sidecars && self.sidecar_bytes > 0 {
+        if settles_in.is_zero() && with_sidecars && self.look.sidecar_bytes > 0 {
             let sidecar = sidecar::read(folder, text);
             let bytes = match &sidecar {
                 Ok(sidecar) => sidecar.identity.map_or(0, |identity| identity.size),
                 Err(_) => sidecar::MAX_BYTES,
             };
-            self.sidecar_bytes = self.sidecar_bytes.saturating_sub(bytes);
+            self.look.sidecar_bytes = self.look.sidecar_bytes.saturating_sub(bytes);
             priority = match sidecar {
                 Ok(sidecar) => sidecar.priority,
                 // Found again when it is opened.
@@ -447,12 +520,12 @@ impl Looking<'_> {
                 Err(error) => return Err(error),
             };
         }
-        let scan = &mut self.scan;
+        let scan = &mut self.look.scan;
         scan.waiting_files += 1;
         scan.waiting_bytes += identity.size;
         if settles_in.is_zero() {
-            if self.may_be_kept(priority, identity.mtime_ns) {
-                self.keep(Candidate { folder: index, name: text.to_owned(), priority, identity, key });
+            if self.look.may_be_kept(priority, identity.mtime_ns) {
+                self.look.keep(Candidate { folder: index, name: text.to_owned(), priority, identity, key });
             }
         } else {
             scan.unsettled_files += 1;
@@ -469,7 +542,7 @@ impl Looking<'_> {
         let place = self.salt.place(folder.path(), name);
         match (self.known)(place, identity) {
             Some(Verdict::Changed(_)) if renamed_in => {
-                self.scan.replaced.push(place);
+                self.look.scan.replaced.push(place);
                 0
             }
             Some(Verdict::Changed(times)) => times,
@@ -478,16 +551,18 @@ impl Looking<'_> {
     }
 
     fn parked(&mut self, index: usize, name: &str, identity: &Identity, reason: String) {
-        self.scan.parked_files += 1;
+        self.look.scan.parked_files += 1;
         let (name, bytes) = (name.to_owned(), identity.size);
-        note(&mut self.scan.parked, self.most.named, || Parked { name, reason, folder: index, bytes });
+        note(&mut self.look.scan.parked, self.look.most.named, || Parked { name, reason, folder: index, bytes });
     }
 
     fn settles(&mut self, settles_in: Duration) {
-        let earlier = self.scan.settles_in.unwrap_or(Duration::MAX);
-        self.scan.settles_in = Some(settles_in.min(earlier));
+        let earlier = self.look.scan.settles_in.unwrap_or(Duration::MAX);
+        self.look.scan.settles_in = Some(settles_in.min(earlier));
     }
+}
 
+impl Look {
     /// Whether it may be one of the best, before its name is copied.
     fn may_be_kept(&self, priority: Priority, mtime_ns: i64) -> bool {
         let worst = self.most.candidates.checked_sub(1).map(|last| self.scan.candidates.get(last));
@@ -515,19 +590,6 @@ impl Looking<'_> {
 /// A description of its own, which begins at the first entry.
 fn list(folder: &Folder) -> Result<OwnedFd, Errno> {
     openat(folder, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-}
-
-/// Whether any file there says something about another one: mostly none does, and none has to be looked for.
-fn has_sidecars(folder: &Folder, buffer: &mut Vec<u8>) -> Result<bool, Errno> {
-    let list = list(folder)?;
-    let mut entries = RawDir::new(list.as_fd(), buffer.spare_capacity_mut());
-    for _ in 0..MAX_SCANNED {
-        let Some(entry) = entries.next() else { break };
-        if names::is_sidecar(entry?.file_name().to_bytes()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 fn note<T>(list: &mut Vec<T>, most: usize, named: impl FnOnce() -> T) {
