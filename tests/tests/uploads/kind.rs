@@ -62,7 +62,7 @@ fn a_closed_window_holds_and_an_open_one_lets_go() {
 }
 
 /// A window three days from now.
-fn far_away() -> &'static str {
+pub(crate) fn far_away() -> &'static str {
     let days = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs() / 86_400;
     // 1970 began on a Thursday.
     let day = usize::try_from((days + 3 + 3) % 7).expect("one of seven");

@@ -5,6 +5,7 @@ mod faults;
 mod kills;
 mod kind;
 mod limits;
+mod ways;
 mod whole;
 
 use std::{fs, time::Duration};
