@@ -211,12 +211,11 @@ impl<'a> Files<'a> {
     /// The files that [`Self::client_config`] reads; of the system's authorities, places where systems have them.
     #[must_use]
     pub fn tls_files(&self, store: Option<&Path>) -> Vec<PathBuf> {
-        let mut files: Vec<PathBuf> = match self.ca {
-            Some(path) => vec![path.to_owned()],
-            None => {
-                let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(env::var_os);
-                named.map(PathBuf::from).chain(AUTHORITIES.map(PathBuf::from)).collect()
-            }
+        let mut files: Vec<PathBuf> = if let Some(path) = self.ca {
+            vec![path.to_owned()]
+        } else {
+            let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(env::var_os);
+            named.map(PathBuf::from).chain(AUTHORITIES.map(PathBuf::from)).collect()
         };
         if let Some(cert) = self.cert {
             files.push(cert.to_owned());
