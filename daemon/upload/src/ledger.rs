@@ -309,10 +309,10 @@ impl Ledger {
         (entry.touched == touched(entry.what, file)).then(|| entry.verdict())?
     }
 
-    /// Whether any file was changed while it was sent: else no place need be asked for.
+    /// Where files lie that were changed while they were sent.
     #[must_use]
-    pub fn knows_places(&self) -> bool {
-        self.entries.iter().any(|entry| entry.what == CHANGED)
+    pub fn places(&self) -> Vec<Key> {
+        self.entries.iter().filter(|entry| entry.what == CHANGED).map(|entry| entry.key).collect()
     }
 
     /// Notes what became of a file, in the place of what was noted before. Blocks on the disk, to be synced.
@@ -719,11 +719,11 @@ mod tests {
     fn a_file_that_changed_is_known_by_its_place_as_long_as_it_is_that_file() {
         let (_temp, mut ledger) = opened();
         let place = ledger.salt().place(Path::new("/srv/out"), "a");
-        assert!(!ledger.knows_places());
+        assert_eq!(ledger.places(), []);
         ledger.put(place, &FILE, Verdict::Changed(1)).unwrap();
         ledger.put(place, &FILE, Verdict::Changed(2)).unwrap();
         let (mut ledger, damage) = reopened(ledger);
-        assert_eq!((damage, ledger.knows_places(), ledger.len()), (Damage::default(), true, 1));
+        assert_eq!((damage, ledger.places(), ledger.len()), (Damage::default(), vec![place], 1));
         let longer = Identity { size: 9, mtime_ns: 9, ctime_ns: 9, ..FILE };
         assert_eq!(ledger.find(place, &longer), Some(Verdict::Changed(2)));
         assert_eq!(ledger.find(place, &Identity { ino: 9, ..FILE }), None);

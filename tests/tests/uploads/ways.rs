@@ -217,7 +217,7 @@ fn a_pause_outlasts_a_restart() {
 }
 
 #[test]
-fn what_slow_servers_and_answers_without_an_end_cost_is_counted() {
+fn requests_that_take_too_long_and_answers_without_an_end_are_counted() {
     requires!(need::dav());
     let server = Dav::start();
     let endless =

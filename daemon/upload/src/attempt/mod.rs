@@ -53,8 +53,6 @@ pub(crate) struct Server {
     abilities: Option<Abilities>,
     /// It says that a length may come last, and refuses it.
     wants_length: bool,
-    /// Times that it forgot an upload, whichever, since it was last seen to remember one.
-    forgot: u32,
     /// How TLS is spoken with it.
     tls: Rc<Tls>,
     /// How much goes into one request.
@@ -79,7 +77,7 @@ impl Server {
 
     /// Forgets what was learnt, but not what was counted: the endpoint is another one.
     pub(crate) fn forget(&mut self) {
-        (self.abilities, self.wants_length, self.part, self.forgot) = (None, false, PartSize::default(), 0);
+        (self.abilities, self.wants_length, self.part) = (None, false, PartSize::default());
     }
 }
 

@@ -1,10 +1,10 @@
 //! Requests: over which connection, fed from where, and what they leave in the accounts.
 
-use std::{rc::Rc, time::Duration};
+use std::{pin::pin, rc::Rc, time::Duration};
 
 use bytes::Buf as _;
 use http::{Method, Request, StatusCode, Uri, request::Builder};
-use tokio::time::Instant;
+use tokio::{select, time::Instant};
 
 use super::{Attempt, content_before};
 use crate::{
@@ -164,7 +164,7 @@ async fn feed_body(
 ) -> Result<(), Trouble> {
     /// A part of whole frames ends after this, however little went through.
     const LONGEST: Duration = Duration::from_mins(2);
-    let begun = Instant::now();
+    let (begun, size) = (Instant::now(), producer.source.size());
     // What is made next: ahead of `cursor` by the frame that was made while the one before was sent.
     let mut next = *cursor;
     let mut ahead = None;
@@ -178,7 +178,7 @@ async fn feed_body(
             break;
         }
         // What the disk and the encoder take is ours.
-        let made = if ahead.is_some() { ahead.take() } else { producer.next(&mut next).await? };
+        let made = if ahead.is_some() { ahead.take() } else { hold.during(producer.next(&mut next)).await? };
         let Some(Made { index, slot, range }) = made else { break };
         let end = range.end.min(range.start.saturating_add(usize::try_from(room).unwrap_or(usize::MAX)));
         *cursor = if end < range.end {
@@ -209,9 +209,15 @@ async fn feed_body(
             }
         };
         let following = async { if is_last { Ok(None) } else { producer.next(&mut next).await } };
-        let ((), made) = tokio::join!(sent, following);
-        ahead = made?;
-        progress.sent.set(content_before(cursor).min(producer.source.size()));
+        let (mut sent, mut following) = (pin!(sent), pin!(following));
+        ahead = select! {
+            made = &mut following => {
+                sent.await;
+                made
+            }
+            () = &mut sent => hold.during(following).await,
+        }?;
+        progress.sent.set(content_before(cursor).min(size));
     }
     if let Budget::Exactly(length) = budget
         && given.bytes != length

@@ -660,6 +660,30 @@ fn what_we_hold_back_ourselves_does_not_count_as_time_that_a_request_took() {
 }
 
 #[test]
+fn a_server_that_reads_slowly_is_counted_once_a_request_and_gets_all_of_it() {
+    let content = random(3_000_000);
+    for (rests, slow) in [(Duration::from_secs(4), Some(1)), (Duration::ZERO, None)] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint: Uri = format!("http://{}/files", listener.local_addr().unwrap()).parse().unwrap();
+        let length = content.len();
+        let server = std::thread::spawn(move || {
+            use std::io::Write as _;
+            let (mut stream, _) = listener.accept().unwrap();
+            std::thread::sleep(rests);
+            let (mut read, mut buffer) = (0, vec![0; 64 << 10]);
+            while read < length {
+                read += stream.read(&mut buffer).unwrap();
+            }
+            stream.write_all(b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n").unwrap();
+        });
+        let stage = Stage::new(&content, Protocol::Http, Compression::None, Mood::default());
+        assert_eq!(stage.attempt_at(&endpoint, &mut stage.job()), Ok(Arrived::Whole));
+        server.join().unwrap();
+        assert_eq!(stage.kept.borrow().troubles.get(Kind::Slow.name()).copied(), slow);
+    }
+}
+
+#[test]
 fn a_server_that_only_shows_that_it_is_alive_gets_nowhere() {
     /// `SETTINGS_INITIAL_WINDOW_SIZE` (4) of 0: nothing may be sent (RFC 9113, section 6.5.2).
     const SETTINGS: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0];

@@ -161,8 +161,8 @@ impl Attempt<'_> {
         Ok((location, 0, total))
     }
 
-    /// Of an upload that is no longer there: says until when the server meant to keep it, and has a server that forgets again and again
-    /// left alone for longer each time.
+    /// Of an upload that is no longer there: says until when the server meant to keep it, and has a server that forgets one again and
+    /// again left alone for longer each time.
     fn forgotten(&self, mut trouble: Trouble) -> Trouble {
         if trouble.kind != Kind::Forgotten {
             return trouble;
@@ -170,20 +170,17 @@ impl Attempt<'_> {
         if let Some(expires) = &self.job.expires {
             trouble.text = format!("{}; it was to be kept until {expires}", trouble.text);
         }
-        let mut server = self.server.borrow_mut();
         // Once, as when it was started anew, is no reason to wait.
-        if let Some(again) = server.forgot.checked_sub(1) {
+        if let Some(again) = self.job.forgotten.checked_sub(1) {
             let wait = FORGOTTEN_WAIT.saturating_mul(1 << again.min(10)).min(MAX_RETRY_AFTER);
             trouble.retry_after = trouble.retry_after.max(Some(wait));
         }
-        server.forgot += 1;
         trouble
     }
 
     /// It has kept something from one connection to the next.
     fn remembered(&mut self) {
         self.job.forgotten = 0;
-        self.server.borrow_mut().forgot = 0;
     }
 
     /// Counts what the server says that it has against what it was sent.

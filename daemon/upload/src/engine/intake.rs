@@ -84,6 +84,8 @@ struct UnderWay {
     look: Look,
     /// Of files that the ledger knows, where that is to be swept.
     seen: Option<RefCell<Vec<Key>>>,
+    /// Where files lie that were changed while they were sent; `None`: there was none when it began.
+    places: Option<RefCell<Vec<Key>>>,
     /// Files that are no candidates any more.
     dropped: Vec<Key>,
     took: Duration,
@@ -258,9 +260,10 @@ impl Intake {
     fn begin_look(&mut self) {
         let Some(ledger) = &self.ledger else { return };
         let seen = (ledger.len() >= self.sweeps_from).then(RefCell::default);
-        self.scanner.ask_for_places(ledger.knows_places() || !self.unwritten.is_empty());
+        let places = (!ledger.places().is_empty()).then(RefCell::default);
+        self.scanner.ask_for_places(places.is_some() || !self.unwritten.is_empty());
         let look = self.scanner.begin(Most { candidates: MOST_CANDIDATES, named: MOST_NAMED }, Moment::now());
-        self.under_way = Some(UnderWay { look, seen, dropped: Vec::new(), took: Duration::ZERO });
+        self.under_way = Some(UnderWay { look, seen, places, dropped: Vec::new(), took: Duration::ZERO });
         (self.dirty, self.settles_at) = (false, None);
     }
 
@@ -271,6 +274,9 @@ impl Intake {
             let found = known(&self.unwritten, ledger, key, identity);
             if let (Some(seen), true) = (&under_way.seen, found.is_some()) {
                 seen.borrow_mut().push(key);
+            }
+            if let (Some(places), Some(Verdict::Changed(_))) = (&under_way.places, found) {
+                places.borrow_mut().push(key);
             }
             found
         };
@@ -294,6 +300,9 @@ impl Intake {
         self.scan = self.scanner.end(under_way.look);
         if let Some(seen) = under_way.seen {
             self.sweep(seen.into_inner());
+        }
+        if let Some(places) = under_way.places {
+            self.sweep_places(&places.into_inner());
         }
         for key in under_way.dropped {
             self.drop_candidate(key);
@@ -413,9 +422,9 @@ impl Intake {
         self.note(place, identity, Verdict::Changed(times));
     }
 
-    /// Whether the file that lies there was changed before while it was sent.
-    pub(super) fn changed_before(&self, job: &Job) -> bool {
-        self.lies(job).is_some_and(|(place, identity)| self.changes(place, &identity) > 0)
+    /// How often the file that lies there was changed before while it was sent.
+    pub(super) fn changed_before(&self, job: &Job) -> u16 {
+        self.lies(job).map_or(0, |(place, identity)| self.changes(place, &identity))
     }
 
     /// The place of a file, and what it is by now.
@@ -494,13 +503,16 @@ impl Intake {
 
     /// Notes what became of a file; whether a start after a crash finds that.
     fn note(&mut self, key: Key, identity: Identity, verdict: Verdict) -> bool {
+        self.unwritten.retain(|(other, ..)| *other != key);
         let written = match &mut self.ledger {
             Some(ledger) => ledger.put(key, &identity, verdict).map_err(|error| error.to_string()),
             None => Err("the ledger of uploads is not open".to_owned()),
         };
-        if let Some(under_way) = &mut self.under_way {
-            // Noted behind its back: it does not know what is to stay.
-            under_way.seen = None;
+        if let Some(under_way) = &self.under_way {
+            // It may have been there before.
+            for seen in [&under_way.seen, &under_way.places].into_iter().flatten() {
+                seen.borrow_mut().push(key);
+            }
         }
         let is_written = written.is_ok();
         if let Err(error) = written {
@@ -639,11 +651,27 @@ impl Intake {
         (scan, self.outboxes.clone())
     }
 
+    /// Whether the last look saw all that there is.
+    fn saw_all(&self) -> bool {
+        !self.scan.is_capped && self.scan.failed.is_empty() && self.folders.borrow().iter().all(Option::is_some)
+    }
+
+    /// Forgets that files were changed which no longer lie there: what comes in their place may have their number.
+    fn sweep_places(&mut self, seen: &[Key]) {
+        if !self.saw_all() {
+            return;
+        }
+        for place in self.ledger.as_ref().map_or_else(Vec::new, Ledger::places) {
+            if !seen.contains(&place) {
+                self.forget(place);
+            }
+        }
+    }
+
     /// Forgets files that are no longer in an outbox, when the ledger is getting full: what it is full of is no use, and without
     /// room in it nothing could be sent any more.
     fn sweep(&mut self, mut seen: Vec<Key>) {
-        let all_seen =
-            !self.scan.is_capped && self.scan.failed.is_empty() && self.folders.borrow().iter().all(Option::is_some);
+        let all_seen = self.saw_all();
         let Some(ledger) = self.ledger.as_mut().filter(|ledger| all_seen && ledger.len() >= self.sweeps_from) else {
             return;
         };

@@ -49,7 +49,7 @@ use crate::{
     job::Job,
     ledger::{Key, Reason},
     order::Order,
-    outbox::Priority,
+    outbox::{Priority, scan::MOST_CHANGES},
     pacing::Pacing,
     ports::Ports,
     progress::{Progress, per_second},
@@ -523,9 +523,10 @@ impl Engine {
         self.untold.push_back(Untold { key, job, event, then: Then::Nothing });
     }
 
-    /// It was changed while it was sent. What it is then is tried when it has settled, a few times; a person is told once.
+    /// It was changed while it was sent. What it is then is tried when it has settled, a few times; a person is told the first time, and
+    /// when it stays as it is.
     fn changed(&mut self, key: Key, mut job: Job, trouble: &Trouble) {
-        if self.intake.changed_before(&job) {
+        if (1..MOST_CHANGES - 1).contains(&self.intake.changed_before(&job)) {
             info!(name = job.name, %trouble, "a file is changed again and again while it is sent");
             self.abandon(&mut job);
             self.intake.park(key, &job, Reason::Changed, 0);
@@ -633,6 +634,8 @@ impl Engine {
                 self.paused_until = Some(now + time);
                 if let Err(error) = pause::keep(&self.settings.state_dir, time) {
                     warn!(%error, "the pause of uploads cannot be written: it would end with a restart");
+                    // One that was ordered before would hold then.
+                    let _best_effort = pause::forget(&self.settings.state_dir);
                 }
             }
             Order::Resume => {

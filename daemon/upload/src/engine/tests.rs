@@ -428,7 +428,7 @@ async fn changed_again_and_again() -> Stage {
     let mut stage = Stage::new(|_| ());
     stage.put("a", "content");
     stage.look();
-    for _ in 0..crate::outbox::scan::MOST_CHANGES {
+    for _ in 0..MOST_CHANGES {
         settled().await;
         stage.look();
         stage.changed_while_sent("a", append);
@@ -437,7 +437,7 @@ async fn changed_again_and_again() -> Stage {
         assert_eq!(stage.engine.intake.parked().1[0].reason, "changed");
         assert!(stage.engine.next_job().is_none(), "not before it has settled");
     }
-    assert_eq!(stage.told(), [Outcome::Parked], "once");
+    assert_eq!(stage.told(), [Outcome::Parked, Outcome::Parked], "the first time, and when it is for good");
     append(&stage.path("a"));
     settled().await;
     stage.look();
@@ -447,7 +447,7 @@ async fn changed_again_and_again() -> Stage {
 }
 
 #[tokio::test]
-async fn a_file_that_is_changed_whenever_it_is_sent_is_told_of_once_and_waits_for_a_person() {
+async fn a_file_that_is_changed_whenever_it_is_sent_waits_for_a_person() {
     let mut stage = changed_again_and_again().await;
     assert_eq!(stage.engine.intake.retry_parked(), 1);
     rested().await;
@@ -471,6 +471,22 @@ async fn that_a_file_is_changed_whenever_it_is_sent_is_known_after_a_restart_and
     stage.look();
     assert_eq!(stage.attempt(Ok(Arrived::Whole), true).as_deref(), Some("a"));
     assert_eq!(stage.engine.intake.known_files(), 0);
+}
+
+#[tokio::test]
+async fn a_file_that_comes_when_one_that_was_changed_has_gone_is_another_one_though_it_has_its_number() {
+    let mut stage = changed_again_and_again().await;
+    fs::rename(stage.path("a"), stage.dir.path().join("gone")).unwrap();
+    rested().await;
+    stage.look();
+    assert_eq!(stage.engine.intake.known_files(), 0);
+    // As where its number is given to the next one that is written in place.
+    fs::hard_link(stage.dir.path().join("gone"), stage.path("a")).unwrap();
+    rested().await;
+    stage.look();
+    settled().await;
+    stage.look();
+    assert_eq!(stage.attempt(Ok(Arrived::Whole), true).as_deref(), Some("a"));
 }
 
 #[tokio::test]

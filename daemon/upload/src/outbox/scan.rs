@@ -32,7 +32,7 @@
 //! others are gone.
 //!
 //! A file that was changed while it was sent is parked as such until it is settled again. When that happened to it
-//! [`MOST_CHANGES`] times it stays parked, unless another file takes its place.
+//! [`MOST_CHANGES`] times it stays parked, unless it goes, or another file takes its place.
 //!
 //! # Costs
 //!
