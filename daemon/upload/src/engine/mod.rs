@@ -634,8 +634,6 @@ impl Engine {
                 self.paused_until = Some(now + time);
                 if let Err(error) = pause::keep(&self.settings.state_dir, time) {
                     warn!(%error, "the pause of uploads cannot be written: it would end with a restart");
-                    // One that was ordered before would hold then.
-                    let _best_effort = pause::forget(&self.settings.state_dir);
                 }
             }
             Order::Resume => {

@@ -42,11 +42,11 @@ struct Clocks {
     up_ms: u64,
 }
 
-/// Keeps a pause that lasts so long from now on. Blocks on the disk.
+/// Keeps a pause that lasts so long from now on, in the place of one before. Blocks on the disk.
 ///
 /// # Errors
 ///
-/// The disk's: it ends with the process.
+/// The disk's: it ends with the process, and so does one before.
 pub(super) fn keep(folder: &Path, time: Duration) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let bytes = serde_json::to_vec(&Written::of(time, &Clocks::now()))?;
@@ -59,6 +59,7 @@ pub(super) fn keep(folder: &Path, time: Duration) -> io::Result<()> {
     })();
     if let Err(error) = written {
         let _gone = fs::remove_file(&beside);
+        let _the_one_before = forget(folder);
         return Err(error);
     }
     File::open(folder)?.sync_all()
@@ -168,6 +169,15 @@ mod tests {
         assert_eq!(fs::read_dir(&state).unwrap().count(), 1);
         forget(&state).unwrap();
         assert_eq!(left(&state).unwrap(), None);
+    }
+
+    #[test]
+    fn one_that_cannot_be_kept_does_not_leave_the_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        keep(folder.path(), HOUR * 2).unwrap();
+        fs::create_dir(folder.path().join("pause.new")).unwrap();
+        keep(folder.path(), HOUR).unwrap_err();
+        assert_eq!(left(folder.path()).unwrap(), None);
     }
 
     #[test]
