@@ -389,6 +389,13 @@ fn a_server_that_forgets_every_time_is_waited_for_longer_each_time_and_then_left
     }
     assert_eq!(verdict, Verdict::Park(Reason::LyingServer));
     assert_eq!(waits, [0, 60, 120, 240, 480]);
+    // What it forgot of that file holds no other one back.
+    let mut job = stage.job();
+    let _gone = fs::remove_file(stage.dir.path().join("journal"));
+    assert_eq!(stage.attempt(&mut job).unwrap_err().kind, Kind::EarlyClose);
+    stage.server.state.lock().unwrap().uploads.clear();
+    let trouble = stage.attempt(&mut job).unwrap_err();
+    assert_eq!((trouble.kind, trouble.retry_after), (Kind::Forgotten, None));
     // One that remembers between is not to be blamed.
     let mut job = stage.job();
     job.forgotten = 4;

@@ -149,6 +149,18 @@ impl Stage {
         name
     }
 
+    /// Looks once what is there has settled.
+    async fn settles(&mut self) {
+        settled().await;
+        self.look();
+    }
+
+    /// Looks again, before anything has settled.
+    async fn rests(&mut self) {
+        rested().await;
+        self.look();
+    }
+
     fn told(&mut self) -> Vec<Outcome> {
         std::iter::from_fn(|| self.events.try_recv().ok()).map(|told| told.event.state).collect()
     }
@@ -173,8 +185,7 @@ async fn a_file_whose_end_is_always_wrong_is_put_aside_though_each_attempt_sends
     let mut stage = Stage::new(|_| ());
     stage.put("a", "content");
     stage.look();
-    settled().await;
-    stage.look();
+    stage.settles().await;
     for _ in 0..2 {
         let before = Instant::now();
         assert_eq!(stage.attempt(Err(trouble(Kind::Corrupted)), true).as_deref(), Some("a"));
@@ -193,8 +204,7 @@ async fn what_a_server_asks_for_is_waited_out_whatever_becomes_of_other_files() 
         stage.put(name, "content");
     }
     stage.look();
-    settled().await;
-    stage.look();
+    stage.settles().await;
     let until = Instant::now() + Duration::from_mins(10);
     let busy = Trouble { retry_after: Some(Duration::from_mins(10)), status: 503, ..trouble(Kind::Unavailable) };
     stage.attempt(Err(busy), false);
@@ -211,8 +221,7 @@ async fn a_file_that_vanishes_says_nothing_about_the_endpoint() {
         stage.put(name, "content");
     }
     stage.look();
-    settled().await;
-    stage.look();
+    stage.settles().await;
     for _ in 1..crate::breaker::FAILURES {
         stage.attempt(Err(trouble(Kind::Connect)), false);
     }
@@ -229,8 +238,7 @@ async fn many_files_that_are_refused_keep_no_other_from_its_turn_and_are_put_asi
         stage.put(&format!("a{index:03}"), "content");
     }
     stage.look();
-    settled().await;
-    stage.look();
+    stage.settles().await;
     let refused = || Err(trouble(Kind::Refused));
     let mut names: Vec<String> = (0..files).map(|_| stage.attempt(refused(), false).unwrap()).collect();
     names.sort();
@@ -251,8 +259,7 @@ async fn a_file_that_cannot_be_taken_just_now_is_not_in_the_way() {
     settled().await;
     stage.put("b", "content");
     stage.look();
-    settled().await;
-    stage.look();
+    stage.settles().await;
     // After the look, so that this one still seems to be the best.
     fs::write(stage.path("a.meta.json"), "no sidecar").unwrap();
     assert_eq!(stage.attempt(Ok(Arrived::Whole), true).as_deref(), Some("b"));
@@ -342,8 +349,7 @@ async fn what_has_left_the_outbox_makes_room_in_the_ledger() {
         stage.put(name, "content");
     }
     stage.look();
-    settled().await;
-    stage.look();
+    stage.settles().await;
     for _ in 0..3 {
         stage.attempt(Ok(Arrived::Whole), true).unwrap();
     }
@@ -351,8 +357,7 @@ async fn what_has_left_the_outbox_makes_room_in_the_ledger() {
     for name in ["a", "b"] {
         fs::remove_file(stage.path(name)).unwrap();
     }
-    settled().await;
-    stage.look();
+    stage.settles().await;
     assert_eq!(stage.engine.intake.known_files(), 1);
     assert_eq!(stage.attempt(Ok(Arrived::Whole), true), None, "the one that is still there is not sent again");
 }
@@ -439,8 +444,7 @@ async fn changed_again_and_again() -> Stage {
     }
     assert_eq!(stage.told(), [Outcome::Parked, Outcome::Parked], "the first time, and when it is for good");
     append(&stage.path("a"));
-    settled().await;
-    stage.look();
+    stage.settles().await;
     assert!(stage.engine.next_job().is_none());
     assert_eq!(stage.engine.intake.parked().0, 1);
     stage
@@ -450,8 +454,7 @@ async fn changed_again_and_again() -> Stage {
 async fn a_file_that_is_changed_whenever_it_is_sent_waits_for_a_person() {
     let mut stage = changed_again_and_again().await;
     assert_eq!(stage.engine.intake.retry_parked(), 1);
-    rested().await;
-    stage.look();
+    stage.rests().await;
     assert_eq!(stage.attempt(Ok(Arrived::Whole), true).as_deref(), Some("a"));
 }
 
@@ -459,16 +462,13 @@ async fn a_file_that_is_changed_whenever_it_is_sent_waits_for_a_person() {
 async fn that_a_file_is_changed_whenever_it_is_sent_is_known_after_a_restart_and_of_no_other_file() {
     let mut stage = changed_again_and_again().await;
     stage.engine.intake = Intake::new(&stage.engine.settings);
-    settled().await;
-    stage.look();
+    stage.settles().await;
     assert!(stage.engine.next_job().is_none());
     // Beside it first, so that it has another number.
     stage.put("b", "another one");
     fs::rename(stage.path("b"), stage.path("a")).unwrap();
-    rested().await;
-    stage.look();
-    settled().await;
-    stage.look();
+    stage.rests().await;
+    stage.settles().await;
     assert_eq!(stage.attempt(Ok(Arrived::Whole), true).as_deref(), Some("a"));
     assert_eq!(stage.engine.intake.known_files(), 0);
 }
@@ -477,15 +477,12 @@ async fn that_a_file_is_changed_whenever_it_is_sent_is_known_after_a_restart_and
 async fn a_file_that_comes_when_one_that_was_changed_has_gone_is_another_one_though_it_has_its_number() {
     let mut stage = changed_again_and_again().await;
     fs::rename(stage.path("a"), stage.dir.path().join("gone")).unwrap();
-    rested().await;
-    stage.look();
+    stage.rests().await;
     assert_eq!(stage.engine.intake.known_files(), 0);
     // As where its number is given to the next one that is written in place.
     fs::hard_link(stage.dir.path().join("gone"), stage.path("a")).unwrap();
-    rested().await;
-    stage.look();
-    settled().await;
-    stage.look();
+    stage.rests().await;
+    stage.settles().await;
     assert_eq!(stage.attempt(Ok(Arrived::Whole), true).as_deref(), Some("a"));
 }
 
@@ -494,15 +491,12 @@ async fn a_file_that_was_changed_before_it_was_begun_is_no_news() {
     let mut stage = Stage::new(|_| ());
     stage.put("a", "content");
     stage.look();
-    settled().await;
-    stage.look();
+    stage.settles().await;
     append(&stage.path("a"));
     stage.attempt(Err(trouble(Kind::Changed)), false).unwrap();
-    rested().await;
-    stage.look();
+    stage.rests().await;
     assert!(stage.told().is_empty() && stage.engine.next_job().is_none());
-    settled().await;
-    stage.look();
+    stage.settles().await;
     assert_eq!(stage.attempt(Ok(Arrived::Whole), true).as_deref(), Some("a"));
 }
 
@@ -511,12 +505,10 @@ async fn a_file_that_was_touched_goes_on_where_its_content_is_the_same() {
     let mut stage = Stage::new(|_| ());
     stage.put("a", "content");
     stage.look();
-    settled().await;
-    stage.look();
+    stage.settles().await;
     stage.changed_while_sent("a", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap());
     assert_eq!(stage.told(), []);
-    settled().await;
-    stage.look();
+    stage.settles().await;
     let (_, mut job) = stage.engine.next_job().unwrap();
     assert!(job.journal.is_some());
     let progress = Progress::new();
@@ -594,8 +586,7 @@ async fn a_file_that_was_begun_does_not_hold_the_folder_that_another_one_took_th
     let mut stage = Stage::new(|_| ());
     stage.put("a", "content");
     stage.look();
-    settled().await;
-    stage.look();
+    stage.settles().await;
     let (taken, mut job) = stage.engine.next_job().unwrap();
     job.journal = Some(crate::journal::Journal::in_memory(begin(&job)));
     stage.engine.keep(taken.key, job);
@@ -622,15 +613,13 @@ async fn all_files_that_could_not_be_removed_are_put_away_when_they_can_be() {
         stage.put(&format!("a{index:03}"), "content");
     }
     stage.look();
-    settled().await;
-    stage.look();
+    stage.settles().await;
     // In the place of our own folder.
     fs::write(stage.path(".tidegate-sent"), "").unwrap();
     while stage.attempt(Ok(Arrived::Whole), true).is_some() {
         stage.told();
     }
-    rested().await;
-    stage.look();
+    stage.rests().await;
     assert_eq!(stage.engine.intake.parked().0, files);
     fs::remove_file(stage.path(".tidegate-sent")).unwrap();
     // Ten at a look, and it is looked again while there may be more.
@@ -654,8 +643,7 @@ async fn looking(after: After) -> Stage {
         stage.put(&format!("a{index:04}"), "content");
     }
     stage.look();
-    settled().await;
-    stage.look();
+    stage.settles().await;
     stage.engine.intake.sweeps_from = 0;
     let settings = Arc::clone(&stage.engine.settings);
     stage.engine.intake.follow(&settings);
