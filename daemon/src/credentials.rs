@@ -4,9 +4,10 @@
 //! ([`Files::of_upload`]); what differs in words is a [`Party`]. Where the file with the secret or `key` is not set, the
 //! credential of systemd (systemd.exec(5), `LoadCredential=`) that is meant for it takes its place, if there is one.
 //!
-//! Files are read again at each connect, those of uploads where one was changed, so a renewed certificate is used without a restart, and a mistake in one
-//! shows where the operator looks: in the reason why the other side is not reached, with the key and the file. That reason
-//! leaves the gateway with `cmd/status`, so it does not say where secrets are kept; neither do reports.
+//! Files are read again at each connect (those of uploads only where one was changed), so a renewed certificate is used
+//! without a restart, and a mistake in one shows where the operator looks: in the reason why the other side is not reached,
+//! with the key and the file. That reason leaves the gateway with `cmd/status`, so it does not say where secrets are kept;
+//! neither do reports.
 
 use std::{
     env,
