@@ -99,15 +99,13 @@ printf '[Service]\\nReadWritePaths=-/data\\n' >/etc/systemd/system/tidegate.serv
 systemctl daemon-reload";
 
 /// A disk with the label `state` appears, which has the daemon's folder already. Its file is not in memory (`/run`): there
-/// writes to it failed once the spool had filled it.
+/// writes to it failed once the spool had filled it. `mkfs.ext4` fills it, as a mount for that would take a loop device that goes
+/// by itself once udev has let go of it: that one could be found under the label and be gone after the next unmount.
 const DISK_APPEARS: &str = "set -e
 modprobe loop
-truncate -s 64M /var/lib/state.img
-mkfs.ext4 -q -L state /var/lib/state.img
-mount /var/lib/state.img /mnt
-install -d -m 700 -o tidegate -g tidegate /mnt/tidegate
-umount /mnt
-losetup --find /var/lib/state.img
+install -d -m 700 -o tidegate -g tidegate /run/content/tidegate
+mkfs.ext4 -q -L state -d /run/content /var/lib/state.img 64M
+losetup /dev/loop0 /var/lib/state.img
 udevadm settle";
 
 #[test]
@@ -143,12 +141,12 @@ fn without_its_state_partition_the_daemon_watches_and_goes_on_once_that_is_mount
     });
 
     // Where the partition is mounted on the state directory itself, systemd waits for it.
-    machine.run("systemctl stop tidegate; rm /etc/tidegate/conf.d/test.toml").ok();
+    machine.run("systemctl stop tidegate && rm /etc/tidegate/conf.d/test.toml").ok();
     let line = "LABEL=absent /var/lib/tidegate ext4 noatime,nofail,x-systemd.device-timeout=2s 0 2";
-    machine.run(&format!("echo '{line}' >>/etc/fstab; systemctl daemon-reload")).ok();
+    machine.run(&format!("echo '{line}' >>/etc/fstab && systemctl daemon-reload")).ok();
     let refused = machine.run("systemctl start tidegate");
     assert!(refused.status != 0 && refused.stderr.contains("dependency"), "{refused:?}");
-    machine.run("umount /data; e2label /dev/loop0 absent; udevadm trigger --settle /dev/loop0").ok();
+    machine.run("umount /data && e2label /dev/loop0 absent && udevadm trigger --settle /dev/loop0").ok();
     // systemd hears of the label from udev, which may take longer than the two seconds that it waits for the device.
     eventually(LONG_WAIT, "it starts once the partition is there", || {
         let started = machine.run("systemctl start tidegate");
