@@ -39,8 +39,7 @@ const MAX_INPUT_S: u32 = 5;
 /// MiB for the whole process: the daemon's own bounds are far below.
 const MAX_MEMORY_MIB: u32 = 512;
 
-const CARGO_FUZZ: Tool =
-    Tool { name: "cargo-fuzz", version: "^0.13", optimised: false, arguments: &[], takes: "half a minute" };
+const CARGO_FUZZ: Tool = Tool { name: "cargo-fuzz", version: "^0.13", arguments: &[], takes: "half a minute" };
 
 /// What to fuzz.
 #[derive(Clone, Debug, clap::Args)]

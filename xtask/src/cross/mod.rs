@@ -39,8 +39,7 @@ const GNU: &str = "aarch64-unknown-linux-gnu";
 const MUSL: &str = "aarch64-unknown-linux-musl";
 
 /// The version that users have: the last one released.
-const CROSS: Tool =
-    Tool { name: "cross", version: "=0.2.5", optimised: false, arguments: &[], takes: "about a minute" };
+const CROSS: Tool = Tool { name: "cross", version: "=0.2.5", arguments: &[], takes: "about a minute" };
 
 /// What `docker run` and `podman run` exit with where the container could not be started, such as for want of its
 /// image; what ran in it never does.

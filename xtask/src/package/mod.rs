@@ -35,13 +35,8 @@ pub(crate) struct Args {
 }
 
 /// Without its own compressor: it calls xz(1), which every Debian has.
-const CARGO_DEB: Tool = Tool {
-    name: "cargo-deb",
-    version: "=3.8.0",
-    optimised: false,
-    arguments: &["--no-default-features"],
-    takes: "about a minute",
-};
+const CARGO_DEB: Tool =
+    Tool { name: "cargo-deb", version: "=3.8.0", arguments: &["--no-default-features"], takes: "about a minute" };
 
 /// Makes the packages and says where they are.
 pub(crate) fn run(args: &Args) -> Result<(), String> {

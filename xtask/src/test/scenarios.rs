@@ -39,7 +39,8 @@ impl Scenarios {
         };
         let variables = vec![("TIDEGATE_BIN", build("tidegate")?), ("TIDEGATE_FLEET_BIN", build("tidegate-fleet")?)];
         let programs = executables(&["test", "--package", "tidegate-tests", "--no-run"])?;
-        Ok(Self { programs, variables, limit_s: 900, arguments: &[] })
+        // They mostly wait, two processors or not: with one test for each, half of the time is idle.
+        Ok(Self { programs, variables, limit_s: 900, arguments: &["--test-threads=3"] })
     }
 
     /// Builds those that run on emulated gateways.

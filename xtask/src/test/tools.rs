@@ -68,8 +68,7 @@ impl Deny {
 ///
 /// It cannot be installed.
 pub(crate) fn cargo_deny() -> Result<Deny, String> {
-    const DENY: Tool =
-        Tool { name: "cargo-deny", version: "^0.20", optimised: true, arguments: &[], takes: "about two minutes" };
+    const DENY: Tool = Tool { name: "cargo-deny", version: "^0.20", arguments: &[], takes: "about a minute" };
 
     if shell::works(&mut cargo(&["deny", "--version"])) {
         return Ok(Deny::Installed);
