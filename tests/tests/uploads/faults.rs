@@ -152,7 +152,10 @@ fn one(protocol: Protocol, server: &dyn Target, seed: u64) -> (Ended, BTreeMap<&
         Ended::Whole => {
             let all = server.arrived();
             let found = all.iter().find(|it| it.name == sample.name);
-            let found = found.unwrap_or_else(|| panic!("removed, and not at the server: {what}; {}", sender.upload()));
+            let found = found.unwrap_or_else(|| {
+                let there: Vec<&str> = all.iter().map(|it| it.name.as_str()).collect();
+                panic!("removed, and not at the server, where there is {there:?}: {what}; {}", sender.upload())
+            });
             assert_eq!(found.content_sha256(), sample.sha256, "{what}");
             assert_eq!(names(&sender.daemon.state().join("uploads")), ["ledger"], "no journal stays: {what}");
         }

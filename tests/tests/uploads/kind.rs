@@ -8,9 +8,7 @@ use std::{
 
 use serde_json::json;
 use tidegate_tests::{
-    Daemon, Ingest, Netns, eventually,
-    mqtt::Publisher,
-    need, requires,
+    Daemon, Ingest, Netns, eventually, need, requires,
     upload::{Dav, Fault, FaultProxy, Kind, TusNode},
 };
 
@@ -82,7 +80,7 @@ fn an_operator_pauses_uploads_and_lets_them_go_on() {
     requires!(need::tus_node(), need::program("mosquitto"));
     let server = TusNode::start();
     let told = Told::start(&server.url(), "compression = \"none\"\nrate_limit = \"512KiB\"");
-    let mut operator = Publisher::connect(&told.broker);
+    let mut operator = told.operator();
     let sample = told.sender.put("a.bin", 2 << 20, Kind::Random, SEED);
     eventually(SOON, "it is under way", || server.unfinished().iter().any(|upload| upload.offset > 100_000));
     let answer = operator.request(&told.sender.daemon.topic("cmd/upload-pause"), r#"{"for":"1h"}"#).json();
@@ -162,7 +160,7 @@ fn what_a_server_refuses_waits_for_a_person_and_is_tried_again_by_command() {
             let server = Dav::start();
             let proxy = FaultProxy::before(server.port()).schedule([answer(status, None)]).start();
             let told = Told::start(&server.url_through(proxy.port()), "protocol = \"http\"");
-            let mut operator = Publisher::connect(&told.broker);
+            let mut operator = told.operator();
             let sample = told.sender.put("a.log", 10_000, Kind::Text, SEED);
             let event = told.event("a.log", "parked");
             assert!(event["reason"].as_str().is_some_and(|reason| reason.contains(&status.to_string())), "{event}");

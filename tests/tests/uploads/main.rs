@@ -13,6 +13,7 @@ use std::{fs, time::Duration};
 use serde_json::{Value, json};
 use tidegate_tests::{
     Broker, Daemon, DaemonBuilder, Subscriber, eventually,
+    mqtt::Publisher,
     upload::{Kind, Received, Sample, sample},
 };
 
@@ -102,6 +103,17 @@ impl Told {
         let seen = Subscriber::start(broker.port(), "tidegate/v1/gw-test/#");
         let daemon = Daemon::builder().broker(broker.port()).config("[host]\ninterval = \"1s\"");
         Self { sender: Sender::of(daemon, endpoint, lines), seen, broker }
+    }
+
+    /// Whoever sends commands, once the daemon has subscribed to them.
+    #[track_caller]
+    fn operator(&self) -> Publisher {
+        eventually(SOON, "it takes commands", || {
+            let uplink = &self.sender.daemon.status()["uplink"];
+            let listens = uplink["state"] == "connected" && uplink["desired_read"] == true;
+            if listens { Ok(()) } else { Err(uplink.to_string()) }
+        });
+        Publisher::connect(&self.broker)
     }
 
     /// What was told of files so far: the data of `event/upload`.

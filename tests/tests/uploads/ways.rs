@@ -15,7 +15,7 @@ use std::{
 use serde_json::json;
 use tidegate_tests::{
     eventually,
-    mqtt::{Pki, Publisher},
+    mqtt::Pki,
     need, requires,
     upload::{Dav, Fault, FaultProxy, Kind, TusNode},
 };
@@ -204,7 +204,7 @@ fn a_pause_outlasts_a_restart() {
     requires!(need::dav(), need::program("mosquitto"));
     let server = Dav::start();
     let mut told = Told::start(&server.url(), "protocol = \"http\"");
-    let mut operator = Publisher::connect(&told.broker);
+    let mut operator = told.operator();
     operator.request(&told.sender.daemon.topic("cmd/upload-pause"), r#"{"for":"1h"}"#);
     eventually(SOON, "it pauses", || told.sender.upload()["state"] == "paused");
     told.sender.daemon.kill();
