@@ -18,7 +18,8 @@ pub(crate) struct Scenarios {
     variables: Vec<(&'static str, String)>,
     /// Seconds after which one test program is ended: far above what any takes, so that nothing hangs for ever.
     limit_s: u32,
-    arguments: &'static [&'static str],
+    /// Tests that run side by side.
+    threads: usize,
 }
 
 /// Which tests of those that there are.
@@ -39,8 +40,9 @@ impl Scenarios {
         };
         let variables = vec![("TIDEGATE_BIN", build("tidegate")?), ("TIDEGATE_FLEET_BIN", build("tidegate-fleet")?)];
         let programs = executables(&["test", "--package", "tidegate-tests", "--no-run"])?;
-        // They mostly wait, two processors or not: with one test for each, half of the time is idle.
-        Ok(Self { programs, variables, limit_s: 900, arguments: &["--test-threads=3"] })
+        // They mostly wait: with one for each of two processors, half of the time is idle.
+        let threads = std::thread::available_parallelism().map_or(3, |processors| processors.get().max(3));
+        Ok(Self { programs, variables, limit_s: 900, threads })
     }
 
     /// Builds those that run on emulated gateways.
@@ -56,7 +58,7 @@ impl Scenarios {
             "--no-run",
         ])?;
         // Emulation of one machine keeps a processor busy, and its disk another.
-        Ok(Self { programs, variables: Vec::new(), limit_s: 2400, arguments: &["--test-threads=2"] })
+        Ok(Self { programs, variables: Vec::new(), limit_s: 2400, threads: 2 })
     }
 
     /// Tells the programs something.
@@ -91,12 +93,13 @@ impl Scenarios {
             command.current_dir(crate::workspace().join("tests"));
             command
         };
+        let threads = format!("--test-threads={}", self.threads);
         let mut outcome = Outcome::default();
         let mut retries = Retries::new();
         for program in &self.programs {
             let program_name = name(program);
             println!("\n-- {program_name}");
-            let mut all = command(program, self.arguments);
+            let mut all = command(program, &[&threads]);
             let mut report = Report::of(all.args(choice.filter));
             let skipped = skips.take()?;
             report.passed = report.passed.saturating_sub(skipped.len());
