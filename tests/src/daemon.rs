@@ -368,6 +368,21 @@ impl Daemon {
         self.try_status().unwrap_or_else(|error| panic!("tidegate status: {error}"))
     }
 
+    /// Waits until its own messages come back from the broker, and it has read what is desired: a request before that may
+    /// find no subscriber.
+    ///
+    /// # Panics
+    ///
+    /// Where that takes more than 30 seconds.
+    #[track_caller]
+    pub fn until_connected(&self) {
+        eventually(Duration::from_secs(30), "the daemon is connected", || {
+            let uplink = &self.status()["uplink"];
+            let listens = uplink["state"] == "connected" && uplink["desired_read"] == true;
+            if listens { Ok(()) } else { Err(uplink.to_string()) }
+        });
+    }
+
     fn try_status(&self) -> Result<Value, String> {
         let output = self.command(&["status", "--json"]).output().map_err(|error| error.to_string())?;
         // 1 is "degraded": an answer all the same.

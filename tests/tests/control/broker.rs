@@ -15,7 +15,7 @@ use tidegate_tests::{
     need, requires,
 };
 
-use crate::{SOON, connected};
+use crate::SOON;
 
 const PAGE: &str = include_str!("../../../docs/broker.md");
 /// For a message that must not come.
@@ -163,7 +163,7 @@ fn a_gateway_does_its_work_under_the_documented_access_list_and_nobody_takes_its
         .mqtt(&format!("url = \"mqtts://127.0.0.1:{}\"\nca = {}", broker.gateways, path(broker.pki.ca())))
         .mqtt(&format!("cert = {}\nkey = {}", path(&gateway.cert), path(&gateway.key)))
         .start();
-    connected(&daemon);
+    daemon.until_connected();
 
     // Managed: documents for it and its group, and a request.
     let desired = |version: u32, host: &str| format!(r#"{{"version":{version},"config":{{"host":{host}}}}}"#);
@@ -213,7 +213,8 @@ fn a_gateway_does_its_work_under_the_documented_access_list_and_nobody_takes_its
     });
     listener.kill().unwrap();
     listener.wait().unwrap();
-    let status = connected(&daemon);
+    daemon.until_connected();
+    let status = daemon.status();
     assert_eq!(status["uplink"]["reconnects"], 0, "nobody took its session: {status:#}");
     assert_eq!(status["uplink"]["held"], 0, "{status:#}");
 }

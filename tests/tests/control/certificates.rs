@@ -15,7 +15,7 @@ use tidegate_tests::{
     schema::Schemas,
 };
 
-use crate::{SOON, connected};
+use crate::SOON;
 
 /// Files are looked at every 30 s.
 const NOTICED: Duration = Duration::from_mins(1);
@@ -55,7 +55,7 @@ impl Secured {
             subscriber,
         };
         secured.daemon.start_again();
-        connected(&secured.daemon);
+        secured.daemon.until_connected();
         secured
     }
 }
@@ -95,7 +95,8 @@ fn a_renewed_certificate_is_taken_over_in_order_and_nothing_is_lost() {
         hand_over();
         broker.log().iter().any(|line| line.contains("as gw-test") && line.contains("u'second'"))
     });
-    let status = connected(&daemon);
+    daemon.until_connected();
+    let status = daemon.status();
     assert_eq!(status["uplink"]["reconnects"], 1, "{status:#}");
     hand_over();
     let ledger = eventually(SOON, "all records arrive", || {

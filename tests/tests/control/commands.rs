@@ -16,7 +16,7 @@ use tidegate_tests::{
     schema::Schemas,
 };
 
-use crate::{SOON, connected, managed::Managed};
+use crate::{SOON, managed::Managed};
 
 /// A broker, a daemon that listens for requests, and somebody who sends them.
 struct Office {
@@ -30,7 +30,7 @@ impl Office {
     fn open(how: DaemonBuilder) -> Self {
         let broker = Broker::start();
         let daemon = how.broker(broker.port()).start();
-        connected(&daemon);
+        daemon.until_connected();
         let operator = Publisher::connect(&broker);
         Self { daemon, operator, schemas: Schemas::load(), broker }
     }
@@ -184,7 +184,7 @@ fn a_request_with_the_retain_flag_is_not_performed_neither_kept_nor_live() {
     let mut operator = Publisher::connect(&broker);
     operator.retain("tidegate/v1/gw-test/cmd/log-level", r#"{"filter":"off","for":"10m"}"#);
     let daemon = Daemon::builder().broker(broker.port()).start();
-    connected(&daemon);
+    daemon.until_connected();
     let counted = |times: u64| {
         eventually(SOON, "it is counted", || daemon.status()["commands"]["refused"] == json!({"retained": times}));
     };
@@ -298,7 +298,7 @@ fn retry_has_what_was_rolled_back_tried_at_once() {
     });
     let undone = Instant::now();
     gateway.broker.thaw();
-    connected(&gateway.daemon);
+    gateway.daemon.until_connected();
     let answer = gateway.operator.request(&gateway.daemon.topic("cmd/retry"), r#"{"subject":"config"}"#);
     assert_eq!(answer.json()["ok"], true);
     gateway.confirmed(1);
@@ -322,7 +322,7 @@ fn restart_is_answered_before_the_daemon_stops_in_order_for_its_supervisor() {
 
     // As systemd does. The request is not performed once more.
     office.daemon.start_again();
-    connected(&office.daemon);
+    office.daemon.until_connected();
     assert_eq!(office.ask("status", "")["data"]["commands"]["performed"], json!({}));
 }
 
@@ -360,7 +360,7 @@ fn ten_thousand_flows_are_told_in_parts_without_being_held_in_memory() {
         .config("[traffic]\ninterfaces = [\"eth0\"]\nsample_rate = 1\nexport_interval = \"10m\"\nflow_capacity = 32768")
         .log("info")
         .start();
-    connected(&daemon);
+    daemon.until_connected();
     eventually(SOON, "eth0 is watched", || daemon.status()["traffic"]["interfaces"][0]["interface"] == "eth0");
     let sinks: [UdpSink; 4] = std::array::from_fn(|_| UdpSink::open(&net.right.host, net.right.address(false)));
     // Ports of senders are drawn from 28,000, so that some come twice.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tidegate::control::store::{Store, encode};
 use tidegate_tests::{Broker, Daemon, eventually, faults::Disk, need, requires, skip};
 
-use crate::{SOON, connected, managed::Managed};
+use crate::{SOON, managed::Managed};
 
 #[test]
 fn whenever_the_daemon_is_killed_it_starts_with_what_was_confirmed_and_ends_with_what_is_desired() {
@@ -32,7 +32,7 @@ fn whenever_the_daemon_is_killed_it_starts_with_what_was_confirmed_and_ends_with
         assert_eq!(runs, expected, "{status}");
         assert!(confirmed >= told, "what was told to be confirmed is: {told:?}, {status}");
         gateway.broker.thaw();
-        connected(&gateway.daemon);
+        gateway.daemon.until_connected();
     }
     gateway.reported("the last version is confirmed", 2 * SOON, |report| {
         report["state"] == "confirmed" && report["version"] == kills

@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 use tidegate_tests::{Broker, Daemon, Gateway, Over, eventually, mqtt::Post, need, requires};
 
-use crate::{SOON, connected, managed::Managed};
+use crate::{SOON, managed::Managed};
 
 /// Short trials, and a link whose death is noticed soon.
 const IMPATIENT: &str = "[policy]\nconfirm_within = \"5s\"\n";
@@ -59,7 +59,7 @@ fn an_interface_list_that_cuts_the_link_is_rolled_back_and_the_gateway_is_online
         let undone = stands(&gateway.daemon, "rolled-back");
         assert_eq!(undone["reason"], "no round trip with the broker within 5 s");
         assert_eq!(gateway.runs("traffic.interfaces")["value"], json!(["eth1"]));
-        connected(&gateway.daemon);
+        gateway.daemon.until_connected();
         gateway.reported("the operator is told", SOON, |report| report["state"] == "rolled-back");
         if need::long() {
             let report = gateway.reported("it is not tried for ever", 4 * SOON, |report| {
@@ -67,13 +67,13 @@ fn an_interface_list_that_cuts_the_link_is_rolled_back_and_the_gateway_is_online
             });
             assert_eq!(report.get("next_attempt_s"), None, "{report}");
             assert_eq!(gateway.events("rolled-back").len(), 4);
-            connected(&gateway.daemon);
+            gateway.daemon.until_connected();
             let retry = json!({ "subject": "config" }).to_string();
             gateway.operator.post(Post::new(gateway.daemon.topic("cmd/retry"), retry));
             gateway.reported("whoever asks is served once more", SOON, |report| {
                 report["state"] == "rolled-back" && report["attempts"] == 1
             });
-            connected(&gateway.daemon);
+            gateway.daemon.until_connected();
         }
         gateway.desire(2, &json!({ "traffic": { "interfaces": ["eth1"], "sample_rate": 7 } }));
         gateway.confirmed(2);

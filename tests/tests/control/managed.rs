@@ -8,7 +8,7 @@ use tidegate_tests::{
     mqtt::{Post, Publisher},
 };
 
-use crate::{SOON, connected};
+use crate::SOON;
 
 /// What is published below the gateway's own topics.
 const OURS: &str = "tidegate/v1/gw-test/#";
@@ -34,7 +34,7 @@ impl Managed {
         let operator = Publisher::connect(&broker);
         let daemon = daemon(&broker).start();
         let managed = Self { daemon, operator, seen, broker };
-        connected(&managed.daemon);
+        managed.daemon.until_connected();
         managed
     }
 

@@ -5,7 +5,7 @@ use std::{process::Command, time::Duration};
 
 use tidegate_tests::{Broker, Daemon, NotifySocket, Scratch, eventually, need, requires};
 
-use crate::{SOON, connected};
+use crate::SOON;
 
 const PAGE: &str = include_str!("../../../docs/operate.md");
 
@@ -120,7 +120,7 @@ fn each_line_of_the_page_for_operators_yields_what_the_page_says() {
         .prepare();
     daemon.scratch().write("conf.d/groups.toml", "[gateway]\ngroups = [\"plant\"]\n");
     daemon.start_again();
-    connected(&daemon);
+    daemon.until_connected();
     let place = Place { port: broker.port(), gateway: daemon.id(), folder: Scratch::new("operator") };
 
     let sessions = sessions();
@@ -133,7 +133,7 @@ fn each_line_of_the_page_for_operators_yields_what_the_page_says() {
             let status = daemon.running().wait(Duration::from_secs(10));
             assert_eq!(status.code(), Some(75), "{status}");
             daemon.start_again();
-            connected(&daemon);
+            daemon.until_connected();
         }
     }
 }

@@ -14,7 +14,7 @@ use tidegate_tests::{
     Broker, Daemon, Mounts, Scratch, Subscriber, eventually, mqtt::Pki, need, requires, schema::Schemas, skip,
 };
 
-use crate::{SOON, connected};
+use crate::SOON;
 
 /// A broker that knows gateways by their certificates, and the port at which the test listens without one.
 fn broker_of(pki: &Pki) -> (Broker, u16) {
@@ -73,7 +73,8 @@ fn a_new_gateway_is_provisioned_by_one_file() {
     let content = document(&pki, &broker, "gw-7");
     let file = put(&daemon, &content);
     restart(&mut daemon);
-    assert_eq!(connected(&daemon)["gateway"], "gw-7");
+    daemon.until_connected();
+    assert_eq!(daemon.status()["gateway"], "gw-7");
     assert!(!file.exists(), "it holds a key");
     subscriber.wait_for("it is online by that name", SOON, |message| {
         message.topic == "tidegate/v1/gw-7/status" && message.json()["state"] == "online"
@@ -91,7 +92,7 @@ fn a_new_gateway_is_provisioned_by_one_file() {
     // The same again changes nothing, and is removed.
     put(&daemon, &content);
     restart(&mut daemon);
-    connected(&daemon);
+    daemon.until_connected();
     assert!(!file.exists());
     Schemas::load().assert_valid("gw-7", &subscriber.messages());
     let told = subscriber.messages().into_iter().filter(|message| message.topic.ends_with("event/config"));
@@ -146,7 +147,7 @@ fn a_bad_file_is_renamed_with_the_reason_and_changes_nothing() {
     fs::write(&refused, format!("# tidegate: a reason\n{good}")).unwrap();
     fs::rename(&refused, daemon.config_file().with_file_name("provision.toml")).unwrap();
     restart(&mut daemon);
-    connected(&daemon);
+    daemon.until_connected();
     eventually(SOON, "all that was refused is reported", || {
         let told: Vec<Value> = subscriber.messages().iter().map(|message| message.json()["data"].clone()).collect();
         let refused = told.iter().filter(|data| data["what"] == "provisioning-refused").count();

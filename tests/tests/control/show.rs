@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tidegate_tests::{Broker, Daemon, Publisher, eventually, need, requires};
 
-use crate::{SOON, connected};
+use crate::SOON;
 
 /// `tidegate config show --json` of these keys, and what it said on standard error.
 #[track_caller]
@@ -80,7 +80,7 @@ fn remote_documents_decide_keys_until_they_are_withdrawn() {
         .config("[host]\ninterval = \"300s\"")
         .env("TIDEGATE__GATEWAY__GROUPS", "plant")
         .start();
-    connected(&daemon);
+    daemon.until_connected();
     let mut publisher = Publisher::connect(&broker);
     let decided = |expected: &[(&str, Value, &str)]| {
         eventually(SOON, "the documents decide", || {

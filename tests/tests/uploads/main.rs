@@ -108,11 +108,7 @@ impl Told {
     /// Whoever sends commands, once the daemon has subscribed to them.
     #[track_caller]
     fn operator(&self) -> Publisher {
-        eventually(SOON, "it takes commands", || {
-            let uplink = &self.sender.daemon.status()["uplink"];
-            let listens = uplink["state"] == "connected" && uplink["desired_read"] == true;
-            if listens { Ok(()) } else { Err(uplink.to_string()) }
-        });
+        self.sender.daemon.until_connected();
         Publisher::connect(&self.broker)
     }
 
